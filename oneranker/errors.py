@@ -1,0 +1,9 @@
+"""What goes wrong with data and checkpoints; every message gives where, got, expected and the next step."""
+
+
+class DataError(ValueError):
+    """A table, schema or column that cannot be used as it is."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that is missing, damaged or of another model."""
