@@ -1,0 +1,112 @@
+"""One item index as the stages read it: tables in the graphs' precision, bound once, and who may be recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import BundleError, FeedError
+from runtime.items import ItemIndex
+from runtime.stage import Array, TensorSpec, check_feed
+
+ELIGIBLE = "item_eligible"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFilter:
+    """Which items one request may get, as rows of the index; `None` for both = the index's default.
+
+    Shapes: only int64 [n] or None, without int64 [m] or None
+    """
+
+    only: npt.NDArray[np.int64] | None = None  # exactly these, delisted ones too
+    without: npt.NDArray[np.int64] | None = None  # what is left after taking these away
+
+    @property
+    def is_default(self) -> bool:
+        return self.only is None and self.without is None
+
+
+class ItemTables:
+    """Owns everything that a swap of the index replaces: tables, eligibility rows, and the bindings that point at them.
+
+    Shapes: item_eligible int32 [R, N+1], row 0 = the index's default, rows 1..B = the filters of the current batch
+    """
+
+    def __init__(self, index: ItemIndex, specs: Iterable[TensorSpec], max_batch: int) -> None:
+        self.index = index
+        self.bound: dict[Any, Any] = {}  # the chain's bindings to these tables
+        self.letters = {"N": index.header.items, "P": index.header.nodes}
+        self._eligible = np.zeros((1 + max_batch, len(index) + 1), np.int32)  # untouched rows take no physical memory
+        self._eligible[0] = index.default_eligible()
+        self._tables: dict[str, Array] = {}
+        for spec in specs:
+            if spec.name != ELIGIBLE:
+                self._tables[spec.name] = self._table(spec)
+
+    def _table(self, spec: TensorSpec) -> Array:
+        """One table of the index in the graph's dtype, checked against the graph's shape."""
+        where = f"{self.index.folder}: version {self.index.version[:12]}…"
+        if spec.name not in self.index.tables:
+            raise BundleError(
+                f"{where}: table {spec.name!r} is missing, the bundle's graphs read it. Write the item index again "
+                "for this bundle's retriever."
+            )
+        table = np.require(self.index.tables[spec.name].astype(spec.numpy_dtype, copy=False), requirements=["C", "A"])
+        try:
+            bound = check_feed("items", [spec], {spec.name: table})
+        except FeedError as error:
+            raise BundleError(f"{where}: {error}. Write the item index again for this bundle's model.") from error
+        for letter, size in bound.items():
+            if self.letters.get(letter, size) != size:
+                raise BundleError(f"{where}: {spec.name!r} has {letter}={size}, expected {self.letters[letter]}.")
+        return table
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
+        """A resident tensor by name; `item_eligible` is cut to the R rows of `shape`."""
+        return self._eligible[: shape[0]] if name == ELIGIBLE else self._tables[name]
+
+    def fill_filters(self, filters: Sequence[ItemFilter]) -> list[int]:
+        """Write a row of item_eligible for each request that has a filter.
+
+        Returns:
+            The row that each request uses, 0 where it has no filter.
+        """
+        rows, used = [], 0
+        for item_filter in filters:
+            if item_filter.is_default:
+                rows.append(0)
+                continue
+            used += 1
+            rows.append(used)
+            mask = self.index.listed
+            if item_filter.only is not None:
+                mask = np.zeros(len(self.index), np.bool_)
+                mask[item_filter.only] = True
+            if item_filter.without is not None:
+                mask[item_filter.without] = False
+            self._eligible[used] = self.index.eligible_counts(mask)
+        return rows
+
+
+def check_same_family(new: ItemIndex, old: ItemIndex) -> None:
+    """Refuse an index that the loaded model cannot read.
+
+    Raises:
+        BundleError: If its code space, its shapes or its token fields differ.
+    """
+    facts = [
+        (name, getattr(new.header, name), getattr(old.header, name)) for name in ("levels", "codes", "width", "anchors")
+    ]
+    facts.append(("item fields", new.item_fields.shape[1], old.item_fields.shape[1]))
+    facts.append(("code space", new.code_space, old.code_space))
+    for name, found, expected in facts:
+        if found != expected:
+            raise BundleError(
+                f"{new.folder}: {name} {found}, the serving model was built for {expected}; the old index "
+                f"{old.version[:12]}… keeps serving. Write the new index with this bundle's codebooks and anchors."
+            )

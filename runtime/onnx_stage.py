@@ -1,0 +1,182 @@
+"""One stage on ONNX Runtime: a session tied to the caller's memory by raw pointers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from runtime.buffers import address
+from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
+from runtime.stage import Array, Tensors, TensorSpec, check_feed, parse_dim
+
+PROVIDERS = {"cpu": "CPUExecutionProvider"}
+_ONNX_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
+_ALPHABET_DIM = re.compile(r"[A-Z0-9](\s*\+\s*[A-Z0-9]+)*")  # "B" or "N + 1", not an exporter's "s12" or "unk__3"
+
+
+class OnnxBinding:
+    """One session with every input and output at a fixed address and shape."""
+
+    def __init__(self, stage: str, session: Any, inputs: Tensors, outputs: Tensors) -> None:
+        self.inputs = inputs  # kept alive here: the session holds bare pointers
+        self.outputs = outputs
+        self._stage = stage
+        self._run = session.run_with_iobinding
+        self._binding = session.io_binding()
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, address(array))
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, address(array))
+
+    def run(self) -> None:
+        """Run the graph once, in place."""
+        try:
+            self._run(self._binding)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in self.inputs.items())
+            raise OneRankerError(
+                f"{self._stage}: ONNX Runtime stopped with {error} at {shapes}. "
+                "The graph and its manifest disagree: rebuild with `python -m export.build --stage all`."
+            ) from error
+
+
+class OnnxStage:
+    """A graph loaded into an ONNX Runtime session, on the device that was asked for and no other."""
+
+    def __init__(self, name: str, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._session = session
+        _check_graph(name, "input", self.inputs, session.get_inputs())
+        _check_graph(name, "output", self.outputs, session.get_outputs())
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        path: Path,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> Self:
+        """Open a graph.
+
+        Raises:
+            BundleError: If the graph cannot be read, or its inputs and outputs are not the manifest's.
+            DeviceError: If ONNX Runtime or the device is not here.
+        """
+        provider = provider_of(device)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, with the stage's name, not printed
+        options.inter_op_num_threads = 1
+        # four sessions share the cores: a pool that spins after its stage takes them from the next one
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BundleError(
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load this graph ({error}). "
+                "Rebuild with `python -m export.build --stage all`."
+            ) from error
+        if (found := session.get_providers()[0]) != provider:
+            raise DeviceError(f"{name}: the session runs on {found}, expected {provider}. Ask for device='cpu'.")
+        return cls(name, session, inputs, outputs)
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> OnnxBinding:
+        """Tie the session to these very arrays: the first are read and the second written at every run.
+
+        Raises:
+            FeedError: If a tensor is missing, unknown, or of another dtype or shape.
+        """
+        bound = check_feed(self.name, self.inputs, inputs)
+        for name, size in check_feed(self.name, self.outputs, outputs, "output").items():
+            if bound.setdefault(name, size) != size:
+                raise FeedError(f"{self.name}: outputs have {name}={size}, inputs {name}={bound[name]}. Bind one size.")
+        return OnnxBinding(self.name, self._session, inputs, outputs)
+
+    def run(self, feed: Tensors) -> dict[str, Array]:
+        """Answer with fresh arrays that no later call will overwrite.
+
+        Raises:
+            FeedError: If a tensor is missing, unknown, or of another dtype or shape.
+        """
+        feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        letters = check_feed(self.name, self.inputs, feed)
+        outputs = {spec.name: np.empty(spec.sized(letters), spec.numpy_dtype) for spec in self.outputs}
+        self.bind(feed, outputs).run()
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+def provider_of(device: str) -> str:
+    """The ONNX Runtime provider that serves `device`.
+
+    Raises:
+        DeviceError: If ONNX Runtime is not installed or cannot serve that device here.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError(
+            f"onnxruntime cannot be imported ({error}), expected it as the engine. pip install 'oneranker[serve]'."
+        ) from error
+    offered: list[str] = onnxruntime.get_available_providers()
+    if device == "cuda" and "CUDAExecutionProvider" not in offered:
+        raise DeviceError(
+            f"device 'cuda' was asked for, but onnxruntime offers {', '.join(offered)} here. "
+            "pip install 'oneranker[gpu]' on a machine with an NVIDIA GPU, or ask for device='cpu'."
+        )
+    if device not in PROVIDERS or PROVIDERS[device] not in offered:
+        raise DeviceError(
+            f"device {device!r} was asked for, but this release keeps its buffers in host memory and serves "
+            f"{', '.join(PROVIDERS)}. Ask for device='cpu'."
+        )
+    return PROVIDERS[device]
+
+
+def _check_graph(stage: str, kind: str, specs: Sequence[TensorSpec], found: Sequence[Any]) -> None:
+    """Compare the session's own inputs or outputs with the manifest's rows, in order."""
+    names, expected = [node.name for node in found], [spec.name for spec in specs]
+    if names != expected:
+        raise BundleError(
+            f"{stage}: the graph's {kind}s are {', '.join(names)}, the manifest says {', '.join(expected)}. "
+            "Rebuild with `python -m export.build --stage all`."
+        )
+    for spec, node in zip(specs, found, strict=True):
+        same_rank = len(node.shape) == len(spec.shape)
+        fits = same_rank and all(_dim_fits(told, real, kind) for told, real in zip(spec.shape, node.shape, strict=True))
+        if _ONNX_TYPES.get(node.type, node.type) != spec.dtype or not fits:
+            raise BundleError(
+                f"{stage}: the graph's {kind} {spec.name!r} is {node.type} {node.shape}, the manifest says "
+                f"{spec.dtype} {list(spec.shape)}. Rebuild with `python -m export.build --stage all`."
+            )
+
+
+def _dim_fits(told: int | str, real: int | str | None, kind: str) -> bool:
+    """Whether a graph's dim can be the manifest's; an output's dim may be unknown to the graph's shape inference."""
+    if isinstance(real, int):
+        return told == real
+    if isinstance(told, int):
+        return kind == "output"
+    known = isinstance(real, str) and _ALPHABET_DIM.fullmatch(real)
+    return not known or parse_dim(str(real)) == parse_dim(told)
