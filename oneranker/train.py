@@ -1,0 +1,173 @@
+"""`python -m oneranker.train`: tables in, a checkpoint folder out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oneranker import weights
+from oneranker.config import PRESETS, OneRankerConfig, RetrieverMode, preset
+from oneranker.data.prepare import load_dataset
+from oneranker.errors import CheckpointError, DataError
+from oneranker.model import OneRanker
+from oneranker.tokens import TokenError
+from oneranker.training.batches import BatchSampler
+from oneranker.training.fit import FitSettings, fit
+from oneranker.training.preparation import Prepared, prepare_training
+from oneranker.training.step import ItemSide
+
+RECORD_FILE = "training.json"
+SPLITS = ("train", "valid")
+DEFAULT = FitSettings()
+log = logging.getLogger("oneranker.train")
+
+
+def train(
+    data: str,
+    out: Path,
+    config: OneRankerConfig,
+    settings: FitSettings,
+    *,
+    root: Path,
+    until: str,
+    households: int | None,
+) -> dict[str, Any]:
+    """Prepare, train and save; a finished run is not repeated, an unfinished one goes on.
+
+    Raises: DataError, CheckpointError, TokenError, ValueError: each says where, what was there, what was expected.
+    """
+    wanted = {
+        "data": data, "until": until, "households": households, "settings": asdict(settings),
+        "model": json.loads(config.to_json()),
+    }  # fmt: skip
+    record_path = out / RECORD_FILE
+    if record_path.exists():
+        return finished_run(record_path, wanted)
+    dataset = load_dataset(data, root, households)
+    prepared = prepare_training(dataset, config, out, settings.seed)
+    model = new_model(prepared, settings.seed)
+    weights.write_text(out / weights.CONFIG_FILE, prepared.config.to_json())
+    items = item_side(prepared)
+    sampler = BatchSampler(
+        prepared.streams,
+        prepared.config,
+        settings.batch,
+        items=len(prepared.catalogue.ids),
+        until=SPLITS.index(until),
+        seed=settings.seed,
+    )
+    log.info("training on %d requests, %d items", len(sampler.requests), len(prepared.catalogue.ids))
+    report = fit(model, sampler, items, settings, out)
+    weights.save(model, out)
+    record = wanted | {
+        "reused": False,
+        "heads": head_targets(prepared, dataset.schema.chain.stages),
+        "data_report": asdict(dataset.report),
+        "report": asdict(report),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    weights.write_text(record_path, json.dumps(record, indent=1))
+    return record
+
+
+def finished_run(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that ended, if it was asked the same.
+
+    Raises: CheckpointError when it was not, or the record cannot be read.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: not readable ({error}), expected the record of a run; remove the folder"
+        ) from error
+    changed = sorted(key for key, value in wanted.items() if record.get(key) != json.loads(json.dumps(value)))
+    if changed:
+        raise CheckpointError(
+            f"{path}: a finished run with other {', '.join(changed)}, expected the same; use another --out"
+        )
+    log.info("%s: this run has ended before; its checkpoint is reused", path.parent)
+    return record | {"reused": True}
+
+
+def new_model(prepared: Prepared, seed: int) -> OneRanker:
+    """Fresh weights around the catalogue's anchors; code embeddings start at the codes' own token embeddings."""
+    model = weights.initialise(prepared.config, seed)
+    with torch.no_grad():
+        model.enhancer.anchors.copy_(torch.from_numpy(prepared.catalogue.anchors))
+    return model
+
+
+def item_side(prepared: Prepared) -> ItemSide:
+    """The catalogue as the losses read it."""
+    catalogue = prepared.catalogue
+    return ItemSide(
+        codes=torch.from_numpy(catalogue.codes).long(),
+        item_fields=torch.from_numpy(catalogue.item_fields).long(),
+        codebooks=torch.from_numpy(catalogue.codebooks),
+    )
+
+
+def head_targets(prepared: Prepared, stages: Sequence[str]) -> list[str]:
+    """What each retrieval head is trained to find (E12)."""
+    interest = prepared.config.interest_tokens
+    named = [f"items {stage} in this request" for stage in stages][:interest]
+    later = [f"items of the request {i + 1} later" for i in range(interest - len(named))]
+    return [*named, *later, "items of this request, weighted by value"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's words; defaults come from FitSettings."""
+    out = argparse.ArgumentParser("python -m oneranker.train", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    out.add_argument("--data", required=True, help="completejourney, ml-100k, or a folder with schema.toml")
+    out.add_argument("--data-root", type=Path, default=Path("data"), help="where known data sets are prepared")
+    out.add_argument("--households", type=int, help="completejourney only: that many households")
+    out.add_argument("--preset", choices=sorted(PRESETS), default="demo", help="architecture")
+    out.add_argument("--out", type=Path, required=True, help="checkpoint folder; an unfinished run in it goes on")
+    out.add_argument(
+        "--retriever", choices=[mode.value for mode in RetrieverMode], default="trie", help="retrieval mode"
+    )
+    out.add_argument("--until", choices=SPLITS, default="valid", help="last split to learn from")
+    out.add_argument("--steps", type=int, default=DEFAULT.steps, help="optimisation steps")
+    out.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate, help="peak of the schedule")
+    out.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="steps between saved states")
+    out.add_argument("--seed", type=int, default=DEFAULT.seed, help="of weights, batches and dropout")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Words in, one library call, exit code out; stdout is one JSON line."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    settings = replace(
+        DEFAULT,
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        save_every=arguments.save_every,
+        seed=arguments.seed,
+    )
+    config = replace(preset(arguments.preset), retriever=RetrieverMode(arguments.retriever))
+    try:
+        record = train(
+            arguments.data, arguments.out, config, settings,
+            root=arguments.data_root, until=arguments.until, households=arguments.households,
+        )  # fmt: skip
+    except (DataError, CheckpointError, TokenError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    brief = {key: record["report"][key] for key in ("steps", "seconds", "items_per_s", "loss")}
+    sys.stdout.write(json.dumps({"checkpoint": str(arguments.out), "reused": record["reused"]} | brief) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

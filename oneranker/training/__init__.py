@@ -1,0 +1,1 @@
+"""Training of OneRanker: batches, losses of one step, the resumable loop."""
