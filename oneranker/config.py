@@ -139,7 +139,7 @@ PRESETS: dict[str, OneRankerConfig] = {
     "paper": OneRankerConfig(),
     "demo": OneRankerConfig(
         max_history=256, width=64, heads=2, generator_layers=2, enhancer_layers=1, interest_tokens=3, value_tokens=2,
-        anchors=16, codes=256, beams=48, candidates=128,
+        anchors=16, codes=256, beams=48, candidates=128, dropout=0.0,
     ),
     "tiny": OneRankerConfig(
         max_history=20, width=32, heads=2, generator_layers=2, enhancer_layers=2, interest_tokens=5, value_tokens=3,

@@ -48,13 +48,9 @@ def evaluate_checkpoint(
     prepared = read_prepared(dataset, model.config, checkpoint)
     requests = first_requests(prepared.streams, SPLITS[split], chosen_users(prepared, users))
     if not len(requests.request):
-        raise DataError(f"{data}: 0 requests in split '{split}', expected some; move the split dates in schema.toml")
-    out: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "data": record["data"],
-        "split": split,
-        "unit": dataset.schema.chain.unit,
-    }
+        raise DataError(f"{record['data']}: 0 requests in split '{split}', expected some; move its split dates")
+    unit = dataset.schema.chain.unit
+    out: dict[str, Any] = {"checkpoint": str(checkpoint), "data": record["data"], "split": split, "unit": unit}
     for new_only, name in ((False, "all_items"), (True, "new_items")):
         rankings: dict[str, Sequence[NDArray[np.int64]]] = {}
         items = len(prepared.catalogue.ids)
@@ -97,7 +93,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not readable ({error}), expected the record of a finished run; let `python -m oneranker.train` end"
+            f"{path}: not readable ({error}), expected the record of a finished run; train to the end"
         ) from error
 
 

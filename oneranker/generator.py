@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from oneranker.config import OneRankerConfig, RelativeBias
 from oneranker.hstu import HSTUBlock, bucket_starts, time_buckets
 from oneranker.layers import KeyValue
+from oneranker.tokens import CONTEXT
 
-CONTEXT_KIND = 3  # oneranker.tokens.CONTEXT: a request token, whose own time is the request's
 KINDS = 5  # pad, user, content, context, item
 
 
@@ -100,5 +100,5 @@ def reading_time(token_time: Tensor, token_kind: Tensor) -> Tensor:
     """
     next_time = torch.cat([token_time[:, 1:], token_time[:, -1:]], dim=1)
     next_kind = torch.cat([token_kind[:, 1:], torch.zeros_like(token_kind[:, -1:])], dim=1)
-    own = (token_kind == CONTEXT_KIND) | (next_kind == 0)
+    own = (token_kind == CONTEXT) | (next_kind == 0)
     return torch.where(own, token_time, next_time)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from oneranker import weights
 from oneranker.config import PRESETS, OneRankerConfig, RetrieverMode, preset
@@ -24,6 +25,7 @@ from oneranker.training.batches import BatchSampler
 from oneranker.training.fit import FitSettings, fit
 from oneranker.training.preparation import Prepared, prepare_training
 from oneranker.training.step import ItemSide
+from oneranker.training.warm_start import warm_start
 
 RECORD_FILE = "training.json"
 SPLITS = ("train", "valid")
@@ -100,10 +102,10 @@ def finished_run(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_model(prepared: Prepared, seed: int) -> OneRanker:
-    """Fresh weights around the catalogue's anchors; code embeddings start at the codes' own token embeddings."""
+    """Fresh weights around the catalogue's anchors and centroids."""
     model = weights.initialise(prepared.config, seed)
-    with torch.no_grad():
-        model.enhancer.anchors.copy_(torch.from_numpy(prepared.catalogue.anchors))
+    model.enhancer.anchors.copy_(torch.from_numpy(prepared.catalogue.anchors))
+    warm_start(model, torch.from_numpy(prepared.catalogue.codebooks))
     return model
 
 
@@ -161,8 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.data, arguments.out, config, settings,
             root=arguments.data_root, until=arguments.until, households=arguments.households,
         )  # fmt: skip
-    except (DataError, CheckpointError, TokenError, OSError) as error:
+    except (DataError, CheckpointError, TokenError) as error:
         log.error("%s", error)
+        return 1
+    except (OSError, SafetensorError) as error:
+        log.error(
+            "%s: could not be written (%s), expected a writable folder with room; free space or choose another --out. "
+            "What was saved before is whole.",
+            arguments.out,
+            error,
+        )
         return 1
     brief = {key: record["report"][key] for key in ("steps", "seconds", "items_per_s", "loss")}
     sys.stdout.write(json.dumps({"checkpoint": str(arguments.out), "reused": record["reused"]} | brief) + "\n")

@@ -13,6 +13,8 @@ from oneranker.config import OneRankerConfig
 from oneranker.data.streams import Streams
 from oneranker.padding import pad_windows
 
+MOST_POPULAR = 1000  # items that count as popular
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
@@ -23,7 +25,7 @@ class BatchSettings:
     targets: int = 4  # target items sampled per head
     positives: int = 6  # bought items among the ranker's candidates (E25)
     past: int = 12  # candidates from the user's own history, as they dominate the beams when serving
-    popular: int = 8  # candidates sampled by popularity
+    popular: int = 8  # candidates among the most popular items
     uniform: int = 6  # candidates sampled uniformly
 
     @property
@@ -84,7 +86,7 @@ class BatchSampler:
             )
         allowed = np.repeat(streams.request_split <= until, np.diff(streams.target_offset))
         seen = streams.target_item[allowed & (streams.target_item >= 0)]
-        self.popularity = np.sort(seen)  # a uniform draw from it is a draw by popularity
+        self.popular = np.argsort(-np.bincount(seen, minlength=items), kind="stable")[:MOST_POPULAR]
         self.last_request = np.searchsorted(streams.request_user, np.arange(len(streams.user_offset) - 1), "right")
         self.until = until
 
@@ -147,6 +149,8 @@ class BatchSampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
         """Bought, own past, popular and uniform items, each once per request; value 0 but for what was bought.
 
+        What was not bought is drawn evenly from each kind: drawing by frequency would teach the ranker to divide by it.
+
         Shapes: requests int64 [Q] -> int64 [Q, C], fp32 [Q, C], bool [Q, C]
         """
         streams, settings, Q = self.streams, self.settings, len(requests)
@@ -154,7 +158,7 @@ class BatchSampler:
         value = np.zeros((Q, settings.candidates), dtype=np.float32)
         items[:, settings.positives + settings.past :] = np.concatenate(
             (
-                random.choice(self.popularity, size=(Q, settings.popular)),
+                random.choice(self.popular, size=(Q, settings.popular)),
                 random.integers(0, self.items, size=(Q, settings.uniform)),
             ),
             axis=1,
@@ -167,8 +171,9 @@ class BatchSampler:
             items[row, : len(chosen)] = streams.target_item[chosen]
             value[row, : len(chosen)] = np.maximum(streams.target_value[chosen], 1e-3)  # bought beats not bought
             start = streams.target_offset[self.first_request[streams.request_user[request]]]
-            past = streams.target_item[random.integers(start, streams.target_offset[request], size=settings.past)]
-            items[row, settings.positives : settings.positives + settings.past] = past
+            past = random.permutation(np.unique(streams.target_item[start : streams.target_offset[request]]))
+            past = past[: settings.past]
+            items[row, settings.positives : settings.positives + len(past)] = past
             rest = items[row, settings.positives :]
             rest[np.isin(rest, bought)] = -1
         present = (items >= 0) & first_occurrence(items)

@@ -31,8 +31,8 @@ class FitSettings:
     """Optimisation; a run is resumed only under the very same settings."""
 
     steps: int = 1200
-    learning_rate: float = 2e-3
-    warmup_steps: int = 60
+    learning_rate: float = 5e-3
+    warmup_steps: int = 30
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     save_every: int = 200

@@ -41,7 +41,10 @@ class ItemSide:
 def joint_loss(
     model: OneRanker, batch: Batch, items: ItemSide, settings: LossSettings, warmup: ConsistencyWarmup, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 5 for one batch, and its parts for the record."""
+    """Eq. 5 for one batch, and its parts for the record.
+
+    DC scores whole paths of every candidate, the dearest term; one request per window carries it.
+    """
     out, history_mask = encode_requests(model, batch)
     heads = retrieval_heads(out["user_embedding"], model.config.interest_tokens)  # [Q, M, D+A]
     scorer, anchors = model.retriever.scorer, model.enhancer.anchors
@@ -56,8 +59,10 @@ def joint_loss(
     loss = settings.alpha * mtp + settings.beta * rank
     parts = {"mtp": mtp.item(), "rank": rank.item(), "right": right.item(), "gamma": gamma}
     if gamma > 0:
-        path_logp = path_log_probability(model, heads[:, -1:], items.codes[batch.candidate_items], items.codebooks)
-        dc = dc_loss(path_logp, scores, batch.candidate_present, settings.temperature)
+        last = slice(None, None, len(batch.position) // len(batch.history_length))  # each window's last request
+        codes = items.codes[batch.candidate_items[last]]
+        path_logp = path_log_probability(model, heads[last, -1:], codes, items.codebooks)
+        dc = dc_loss(path_logp, scores[last], batch.candidate_present[last], settings.temperature)
         loss = loss + gamma * dc
         parts["dc"] = dc.item()
     return loss, parts | {"loss": loss.item()}
@@ -73,6 +78,7 @@ def encode_requests(model: OneRanker, batch: Batch) -> tuple[dict[str, Tensor], 
     causal_mask = model.additive(masks.causal(S))
     out = model.generator(batch.token_fields, batch.token_kind, batch.token_time, causal_mask, window_mask)
     per_window = len(batch.position) // len(batch.history_length)
+    del out["history_hidden"]  # nothing reads it but the keys and values already made of it
     out = {name: tensor.repeat_interleave(per_window, dim=0) for name, tensor in out.items()}
     history_mask = model.additive(masks.history(batch.position, S))
     return out | model.enhance(out, history_mask), history_mask
