@@ -1,0 +1,177 @@
+"""Compares the graphs with the model, stage by stage and as a chain; what fails stops the build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export import parity
+from export.parity import Array, CandidateLists, StageParity, compare_lists
+from export.precision import in_precision
+from export.settings import Precision, Profile
+from export.stages import TORCH_DTYPES, StageModule, StageSpec, static_masks
+from export.verify_requests import random_batches
+from oneranker import masks
+from oneranker.catalogue import Catalogue
+from oneranker.model import OneRanker
+from oneranker.synthetic import padded_batch
+from oneranker.tokens import Tokenizer, Tokens
+from runtime.errors import ParityError
+from runtime.items import ItemIndex
+from runtime.manifest import STAGES
+from runtime.onnx_stage import OnnxStage
+
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is compared: a model and its catalogue, and the graphs that claim to be it."""
+
+    model: OneRanker
+    index: Named  # the model's own item tables; the graphs read the written ones
+    catalogue: Catalogue
+    tokenizer: Tokenizer
+    specs: Mapping[str, StageSpec]
+    precision: Precision
+    profile: Profile
+    seed: int
+
+
+def verify(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Compare the graphs and the item index in `folder` with the model on random requests.
+
+    Returns:
+        The parity report: per stage and for the chain the errors, what was allowed, and the rank measures.
+
+    Raises:
+        ParityError: A check failed; the message names every one.
+    """
+    graphs = {
+        name: OnnxStage.load(name, folder / name / "model.onnx", s.inputs, s.outputs)
+        for name, s in subject.specs.items()
+    }
+    reports = {name: StageParity() for name in (*STAGES, "chain")}
+    batches = random_batches(subject.tokenizer, subject.catalogue, subject.profile, subject.seed)
+    with torch.inference_mode():
+        comparison = _Comparison(subject, graphs, ItemIndex.read(folder / "items"))
+        for tokens in batches:
+            comparison.add(tokens, reports)
+    for graph in graphs.values():
+        graph.close()
+    if failures := [f"{name}: {line}" for name, report in reports.items() for line in report.failures()]:
+        raise ParityError(
+            f"verification: {'; '.join(failures)} (graph against eager PyTorch, at most {parity.SLACK:g}x its own "
+            f"rounding in {subject.precision.value}). Nothing was written; try --precision fp32, or report the model."
+        )
+    rows = {name: report.to_json() for name, report in reports.items()}
+    lengths = [[len(tokens.token_kind) for tokens in batch] for batch in batches]
+    return {
+        "rule": parity.rule(),
+        "requests": {"tokens": lengths, "seed": subject.seed},
+        "stages": {name: rows[name] for name in STAGES},
+        "chain": rows["chain"],
+    }
+
+
+class _Comparison:
+    """The reference model, the same model in the graphs' precision, and the graphs, over one set of tables."""
+
+    def __init__(self, subject: Subject, graphs: Mapping[str, OnnxStage], written: ItemIndex) -> None:
+        self.graphs = graphs
+        self.specs = subject.specs
+        self.reference = subject.model
+        self.plain = in_precision(subject.model, subject.precision)
+        self.random = torch.Generator().manual_seed(subject.seed)
+        self.index = subject.index
+        self.written = {name: torch.tensor(table) for name, table in written.tables.items() if name in self.index}
+        self.written["item_eligible"] = torch.tensor(written.default_eligible())[None]
+        self.masks = static_masks(subject.model.config, subject.profile)
+
+    def add(self, tokens: Sequence[Tokens], reports: Mapping[str, StageParity]) -> None:
+        """Run one batch through all three and note the differences.
+
+        Shapes: tokens [B]
+        """
+        batch = padded_batch(list(tokens))
+        if features := self.reference.config.candidate_features:
+            shape = (len(tokens), self.reference.config.candidates, features)
+            batch["candidate_features"] = torch.randn(shape, generator=self.random)
+        index = self.index | {"eligible_row": torch.zeros(len(tokens), dtype=torch.int32)}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "history_length"}
+        inputs |= index | self._masks(batch["history_length"], batch["token_kind"].shape[1])
+        real = inputs | self.reference(batch, index)
+        cast = self._cast(index)
+        plain = inputs | (real if self.plain is self.reference else self.plain(self._cast(batch), cast))
+        chain = inputs | self.written
+        for name in STAGES:
+            spec = self.specs[name]
+            found = self._run_graph(name, real | self.written)
+            eager = self._run_eager(name, real)
+            _compare_stage(reports[name], spec, found, eager, real, self.reference.config.task_decoupling)
+            chain |= self._run_graph(name, chain)
+        _compare_chain(reports["chain"], chain, plain, real)
+
+    def _masks(self, lengths: Tensor, padded: int) -> Named:
+        out = {"history_mask": masks.additive(masks.history(lengths, padded))}
+        sizes = {"causal_mask": padded, "candidate_mask": 1 + self.reference.config.candidates}
+        for name, mask in self.masks.items():
+            size = sizes.get(name, mask.shape[-1])
+            out[name] = masks.additive(mask[..., :size, :size])
+        return out
+
+    def _cast(self, tensors: Named) -> Named:
+        dtype = self.plain.dtype
+        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+    def _feed(self, name: str, tensors: Named) -> Named:
+        return {row.name: tensors[row.name].to(TORCH_DTYPES[row.dtype]) for row in self.specs[name].inputs}
+
+    def _run_graph(self, name: str, tensors: Named) -> Named:
+        feed = {key: tensor.contiguous().numpy() for key, tensor in self._feed(name, tensors).items()}
+        return {key: torch.from_numpy(array) for key, array in self.graphs[name].run(feed).items()}
+
+    def _run_eager(self, name: str, tensors: Named) -> Named:
+        """The stage in the graph's precision on the reference's inputs; in fp32 that is the reference itself."""
+        spec = self.specs[name]
+        if self.plain is self.reference:
+            return {row.name: tensors[row.name] for row in spec.outputs}
+        answer = StageModule(self.plain, spec)(*self._feed(name, tensors).values())
+        return {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
+
+
+def _compare_stage(
+    report: StageParity, spec: StageSpec, found: Named, eager: Named, real: Named, heads_differ: bool
+) -> None:
+    """Retriever and ranker answer lists of items, the others tensors; heads that are all alike tie for every item."""
+    if spec.name == "retriever":
+        lists = [_retrieved(tensors, heads_differ) for tensors in (found, eager, real)]
+        compare_lists(report, "candidate_logp", *lists)
+    elif spec.name == "ranker":
+        items = real["candidate_items"].numpy()
+        compare_lists(report, "scores", *(CandidateLists(items, _array(t["scores"])) for t in (found, eager, real)))
+    else:
+        for row in spec.outputs:
+            report.value(row.name).add(*(_array(tensors[row.name]) for tensors in (found, eager, real)))
+
+
+def _compare_chain(report: StageParity, found: Named, eager: Named, real: Named) -> None:
+    """What the first stage hands on, and the final ranking."""
+    report.value("user_embedding").add(*(_array(tensors["user_embedding"]) for tensors in (found, eager, real)))
+    lists = (CandidateLists(t["candidate_items"].numpy(), _array(t["scores"])) for t in (found, eager, real))
+    compare_lists(report, "scores", *lists)
+
+
+def _retrieved(tensors: Named, heads_differ: bool) -> CandidateLists:
+    heads = tensors["candidate_head"].numpy() if heads_differ else None
+    return CandidateLists(tensors["candidate_items"].numpy(), _array(tensors["candidate_logp"]), heads)
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.to(torch.float64).numpy() if tensor.is_floating_point() else np.asarray(tensor.numpy())
