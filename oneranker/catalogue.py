@@ -21,7 +21,6 @@ from oneranker.model import OneRanker
 from oneranker.ranker import item_vectors
 from oneranker.trie import Trie, lexicographic_order
 
-TRIE_TABLES = ("trie_code", "trie_children_begin", "trie_children_end", "trie_items_begin", "trie_items_end")
 ITEM_CHUNK = 65_536
 
 
@@ -116,12 +115,8 @@ def index_tensors(
     Shapes: eligible bool [R, N] or None (row 0 = listed) -> codebooks x [L, V, D], anchors x [A, D], trie_* int32 [P],
         item_table x [N, D], item_eligible int32 [R, N+1] running counts; item_vectors x [N, D+A] in dense mode
     """
-    dtype = model.dtype
+    index = retrieval_tables(catalogue, model.dtype)
     rows = catalogue.listed[None] if eligible is None else eligible
-    trie = Trie.from_codes(catalogue.codes)
-    index = {name: torch.from_numpy(getattr(trie, name)) for name in TRIE_TABLES}
-    index["codebooks"] = torch.from_numpy(catalogue.codebooks).to(dtype)
-    index["anchors"] = torch.from_numpy(catalogue.anchors).to(dtype)
     index["item_eligible"] = torch.from_numpy(running_counts(rows))
     fields = torch.from_numpy(catalogue.item_fields).split(ITEM_CHUNK)  # [N, Fi, D] at once would be gigabytes
     index["item_table"] = torch.cat([model.item_table(rows.long()) for rows in fields])
@@ -129,6 +124,16 @@ def index_tensors(
         reconstruction = torch.from_numpy(catalogue.reconstruction())
         index["item_vectors"] = item_vectors(index["item_table"], reconstruction, index["anchors"])
     return index
+
+
+def retrieval_tables(catalogue: Catalogue, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the retriever reads of a catalogue, whatever the weights.
+
+    Shapes: -> trie_* int32 [P], codebooks x [L, V, D], anchors x [A, D]
+    """
+    tables = {name: torch.from_numpy(table) for name, table in Trie.from_codes(catalogue.codes).tables().items()}
+    tables["codebooks"] = torch.from_numpy(catalogue.codebooks).to(dtype)
+    return tables | {"anchors": torch.from_numpy(catalogue.anchors).to(dtype)}
 
 
 def running_counts(eligible: NDArray[np.bool_]) -> NDArray[np.int32]:

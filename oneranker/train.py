@@ -58,7 +58,7 @@ def train(
     prepared = prepare_training(dataset, config, out, settings.seed)
     model = new_model(prepared, settings.seed)
     weights.write_text(out / weights.CONFIG_FILE, prepared.config.to_json())
-    items = item_side(prepared)
+    items = ItemSide(prepared.catalogue)
     sampler = BatchSampler(
         prepared.streams,
         prepared.config,
@@ -107,16 +107,6 @@ def new_model(prepared: Prepared, seed: int) -> OneRanker:
     model.enhancer.anchors.copy_(torch.from_numpy(prepared.catalogue.anchors))
     warm_start(model, torch.from_numpy(prepared.catalogue.codebooks))
     return model
-
-
-def item_side(prepared: Prepared) -> ItemSide:
-    """The catalogue as the losses read it."""
-    catalogue = prepared.catalogue
-    return ItemSide(
-        codes=torch.from_numpy(catalogue.codes).long(),
-        item_fields=torch.from_numpy(catalogue.item_fields).long(),
-        codebooks=torch.from_numpy(catalogue.codebooks),
-    )
 
 
 def head_targets(prepared: Prepared, stages: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Random training batches out of token streams: windows, request positions in them, targets and candidates."""
+"""Random training batches out of token streams: windows, request positions in them, and what followed each request."""
 
 from __future__ import annotations
 
@@ -9,43 +9,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oneranker.catalogue import running_counts
 from oneranker.config import OneRankerConfig
 from oneranker.data.streams import Streams
 from oneranker.padding import pad_windows
-
-MOST_POPULAR = 1000  # items that count as popular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
     """How much of what a batch holds."""
 
-    windows: int = 16  # histories encoded at once (B)
-    positions: int = 8  # requests asked per history (P); each gives one enhancer and ranker row
-    targets: int = 4  # target items sampled per head
-    positives: int = 6  # bought items among the ranker's candidates (E25)
-    past: int = 12  # candidates from the user's own history, as they dominate the beams when serving
-    popular: int = 8  # candidates among the most popular items
-    uniform: int = 6  # candidates sampled uniformly
+    windows: int = 8  # histories encoded at once (B)
+    positions: int = 8  # requests asked per history (P), each for targets of every head
+    targets: int = 4  # target items sampled per head (K)
+    ranked: int = 2  # of a window's requests, those whose candidates are retrieved and ranked
 
-    @property
-    def candidates(self) -> int:
-        return self.positives + self.past + self.popular + self.uniform
+    def __post_init__(self) -> None:
+        if not 1 <= self.ranked <= self.positions:
+            raise ValueError(
+                f"batch: ranked={self.ranked} of positions={self.positions}, expected 1 to positions; lower ranked"
+            )
 
 
 REQUEST_TENSORS = (
-    "position", "target_items", "target_weight", "candidate_items", "candidate_value", "candidate_present",
+    "position", "target_items", "target_weight", "ranked", "bought_items", "bought_value", "item_eligible",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input; Q = windows x positions requests.
+    """One step's input; Q = windows x positions requests, G of them ranked.
 
     Shapes: token_fields int32 [B, S, F], token_kind int32 [B, S], token_time int64 [B, S], history_length int64 [B],
         position int64 [Q] tokens each request may read; target_items int64 [Q, M, K], target_weight fp32 [Q, M, K]
-        (value head: the value itself); candidate_items int64 [Q, C], candidate_value fp32 [Q, C],
-        candidate_present bool [Q, C]
+        (value head: the value itself); ranked int64 [G] rows of Q; bought_items int64 [G, most] (-1 pads),
+        bought_value fp32 [G, most]; item_eligible int32 [G, N+1] running counts
     """
 
     token_fields: Tensor
@@ -55,9 +53,10 @@ class Batch:
     position: Tensor
     target_items: Tensor
     target_weight: Tensor
-    candidate_items: Tensor
-    candidate_value: Tensor
-    candidate_present: Tensor
+    ranked: Tensor
+    bought_items: Tensor
+    bought_value: Tensor
+    item_eligible: Tensor
 
 
 class BatchSampler:
@@ -72,11 +71,13 @@ class BatchSampler:
     ) -> None:
         """Requests of splits <= `until` (0 train, 1 validation) are used."""
         self.streams, self.config, self.settings, self.seed, self.items = streams, config, settings, seed, items
+        self.until = until
         known = np.concatenate(([0], np.cumsum(streams.target_item >= 0)))
         has_target = known[streams.target_offset[1:]] > known[streams.target_offset[:-1]]
-        first_request = np.searchsorted(streams.request_user, np.arange(len(streams.user_offset) - 1))
-        self.first_request = first_request
-        age = np.arange(len(streams.request_user)) - first_request[streams.request_user]
+        users = np.arange(len(streams.user_offset) - 1)
+        self.first_request = np.searchsorted(streams.request_user, users)
+        self.last_request = np.searchsorted(streams.request_user, users, "right")
+        age = np.arange(len(streams.request_user)) - self.first_request[streams.request_user]
         self.usable = (streams.request_split <= until) & has_target & (age > 0)
         self.requests = np.flatnonzero(self.usable)
         if not len(self.requests):
@@ -84,11 +85,6 @@ class BatchSampler:
                 "training: 0 requests with a history and a known item before the split date, expected some; "
                 "check the split dates in schema.toml and catalogue.min_users"
             )
-        allowed = np.repeat(streams.request_split <= until, np.diff(streams.target_offset))
-        seen = streams.target_item[allowed & (streams.target_item >= 0)]
-        self.popular = np.argsort(-np.bincount(seen, minlength=items), kind="stable")[:MOST_POPULAR]
-        self.last_request = np.searchsorted(streams.request_user, np.arange(len(streams.user_offset) - 1), "right")
-        self.until = until
 
     def batch(self, number: int) -> Batch:
         """The batch of a step."""
@@ -102,11 +98,17 @@ class BatchSampler:
             requests[row] = self._requests_inside(int(end), length, random)
             last = self.streams.request_token[end]
             position[row] = self.streams.request_token[requests[row]] - last + length  # tokens up to its X
-        flat = requests.reshape(-1)
-        targets, weight = self._targets(flat, random)
-        items, value, present = self._candidates(flat, random)
-        rest = (position.reshape(-1), targets, weight, items, value, present)
-        return Batch(**pad_windows(windows, S), **dict(zip(REQUEST_TENSORS, map(torch.from_numpy, rest), strict=True)))
+        ranked = (np.arange(B)[:, None] * P + np.arange(self.settings.ranked)).reshape(-1)
+        asked = requests.reshape(-1)[ranked]
+        tensors = (
+            position.reshape(-1),
+            *self._targets(requests.reshape(-1), random),
+            ranked,
+            *self._bought(asked),
+            self._eligible(asked),
+        )
+        named = dict(zip(REQUEST_TENSORS, map(torch.from_numpy, tensors), strict=True))
+        return Batch(**pad_windows(windows, S), **named)
 
     def _requests_inside(self, end: int, length: int, random: np.random.Generator) -> NDArray[np.int64]:
         """The window's last request and P-1 others of its newer three quarters (few have history in the oldest)."""
@@ -144,51 +146,32 @@ class BatchSampler:
                 weight[row, head, : len(lines)] = streams.target_value[lines] if head == M - 1 else 1.0
         return items, weight
 
-    def _candidates(
-        self, requests: NDArray[np.int64], random: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
-        """Bought, own past, popular and uniform items, each once per request; value 0 but for what was bought.
+    def _bought(self, requests: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """All known items of each request with their value; a worthless one still beats what was not bought.
 
-        What was not bought is drawn evenly from each kind: drawing by frequency would teach the ranker to divide by it.
-
-        Shapes: requests int64 [Q] -> int64 [Q, C], fp32 [Q, C], bool [Q, C]
+        Shapes: requests int64 [G] -> int64 [G, most], fp32 [G, most]
         """
-        streams, settings, Q = self.streams, self.settings, len(requests)
-        items = np.full((Q, settings.candidates), -1, dtype=np.int64)
-        value = np.zeros((Q, settings.candidates), dtype=np.float32)
-        items[:, settings.positives + settings.past :] = np.concatenate(
-            (
-                random.choice(self.popular, size=(Q, settings.popular)),
-                random.integers(0, self.items, size=(Q, settings.uniform)),
-            ),
-            axis=1,
-        )
+        streams, most = self.streams, int(np.diff(self.streams.target_offset)[requests].max())
+        items = np.full((len(requests), most), -1, dtype=np.int64)
+        value = np.zeros((len(requests), most), dtype=np.float32)
         for row, request in enumerate(requests):
-            lines = np.arange(streams.target_offset[request], streams.target_offset[request + 1])
-            lines = random.permutation(lines[streams.target_item[lines] >= 0])
-            bought = streams.target_item[lines]
-            chosen = lines[: settings.positives]
-            items[row, : len(chosen)] = streams.target_item[chosen]
-            value[row, : len(chosen)] = np.maximum(streams.target_value[chosen], 1e-3)  # bought beats not bought
-            start = streams.target_offset[self.first_request[streams.request_user[request]]]
-            past = random.permutation(np.unique(streams.target_item[start : streams.target_offset[request]]))
-            past = past[: settings.past]
-            items[row, settings.positives : settings.positives + len(past)] = past
-            rest = items[row, settings.positives :]
-            rest[np.isin(rest, bought)] = -1
-        present = (items >= 0) & first_occurrence(items)
-        return np.where(present, items, 0), value * present, present
+            lines = streams.targets(int(request))
+            count = lines.stop - lines.start
+            items[row, :count] = streams.target_item[lines]
+            value[row, :count] = np.maximum(streams.target_value[lines], 1e-3)
+        return items, value
 
+    def _eligible(self, requests: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Everything may be retrieved for every second request, for the others nothing the user had before.
 
-def first_occurrence(items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True where a row shows a number for the first time.
+        Both are asked of a recommender; a user's own items would otherwise fill every list it learns from.
 
-    Shapes: int64 [Q, C] -> bool [Q, C]
-    """
-    order = np.argsort(items, axis=1, kind="stable")
-    ranked = np.take_along_axis(items, order, axis=1)
-    fresh = np.ones_like(ranked, dtype=bool)
-    fresh[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
-    out = np.empty_like(fresh)
-    np.put_along_axis(out, order, fresh, axis=1)
-    return out
+        Shapes: requests int64 [G] -> int32 [G, N+1]
+        """
+        streams = self.streams
+        eligible = np.ones((len(requests), self.items), dtype=bool)
+        for row in range(1, len(requests), 2):
+            start = streams.target_offset[self.first_request[streams.request_user[requests[row]]]]
+            past = streams.target_item[start : streams.target_offset[requests[row]]]
+            eligible[row, past[past >= 0]] = False
+        return running_counts(eligible)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class FitSettings:
     """Optimisation; a run is resumed only under the very same settings."""
 
-    steps: int = 1200
+    steps: int = 1500
     learning_rate: float = 5e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
@@ -84,7 +84,7 @@ def fit(model: OneRanker, sampler: BatchSampler, items: ItemSide, settings: FitS
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, error_if_nonfinite=True)
         optimiser.step()
         seen += int((batch.target_weight[:, -1] > 0).sum())
-        smooth = parts["loss"] if math.isnan(smooth) else 0.98 * smooth + 0.02 * parts["loss"]
+        smooth = parts["loss"] if math.isnan(smooth) else 0.95 * smooth + 0.05 * parts["loss"]
         if step % 20 == 19 or step == settings.steps - 1:
             curve.append({"step": step + 1, "smooth": smooth, **parts})
         rate = seen / (time.perf_counter() - began)

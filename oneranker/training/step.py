@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneranker import masks
+from oneranker.catalogue import Catalogue, retrieval_tables
+from oneranker.config import RetrieverMode
 from oneranker.enhancer import retrieval_heads
 from oneranker.losses import ConsistencyWarmup, bpr_loss, dc_loss, mtp_loss, value_weights
 from oneranker.model import OneRanker
+from oneranker.ranker import item_vectors
 from oneranker.training.batches import Batch
 
 
@@ -26,87 +29,127 @@ class LossSettings:
     temperature: float = 1.0
 
 
-@dataclass(frozen=True)
 class ItemSide:
     """What the losses need of every item.
 
-    Shapes: codes int64 [N, L], item_fields int64 [N, Fi], codebooks fp32 [L, V, D]
+    Shapes: codes int64 [N, L], item_fields int64 [N, Fi], reconstruction fp32 [N, D], tables: the retriever's, fp32
     """
 
-    codes: Tensor
-    item_fields: Tensor
-    codebooks: Tensor
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.codes = torch.from_numpy(catalogue.codes).long()
+        self.item_fields = torch.from_numpy(catalogue.item_fields).long()
+        self.reconstruction = torch.from_numpy(catalogue.reconstruction())
+        self.tables = retrieval_tables(catalogue, torch.float32)
+
+    def vectors(self, model: OneRanker) -> Tensor:
+        """Eq. 3 for every item under the current weights (dense mode).
+
+        Shapes: -> [N, D+A]
+        """
+        return item_vectors(model.item_table(self.item_fields), self.reconstruction, self.tables["anchors"])
 
 
 def joint_loss(
     model: OneRanker, batch: Batch, items: ItemSide, settings: LossSettings, warmup: ConsistencyWarmup, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 5 for one batch, and its parts for the record.
-
-    DC scores whole paths of every candidate, the dearest term; one request per window carries it.
-    """
-    out, history_mask = encode_requests(model, batch)
+    """Eq. 5 for one batch, and its parts for the record."""
+    out, ranked = encode_requests(model, batch)
     heads = retrieval_heads(out["user_embedding"], model.config.interest_tokens)  # [Q, M, D+A]
-    scorer, anchors = model.retriever.scorer, model.enhancer.anchors
-    codes = items.codes[batch.target_items]  # [Q, M, K, L]
+    dense = model.config.retriever is RetrieverMode.DENSE
+    vectors = items.vectors(model) if dense else None
     weight = batch.target_weight.clone()
     weight[:, -1] = value_weights(weight[:, -1], weight[:, -1] > 0)
-    mtp = mtp_loss(scorer.path_logits(heads, codes, items.codebooks, anchors), codes, weight)
+    if vectors is None:
+        codes = items.codes[batch.target_items]  # [Q, M, K, L]
+        logits = model.retriever.scorer.path_logits(heads, codes, items.tables["codebooks"], model.enhancer.anchors)
+    else:
+        codes = batch.target_items[..., None]  # over items, a path has one level (E6)
+        logits = [(heads @ vectors.T).float()[:, :, None].expand(-1, -1, codes.shape[2], -1)]
+    mtp = mtp_loss(logits, codes, weight)
 
-    scores = rank_candidates(model, batch, items, out, history_mask)
-    rank, right = bpr_loss(scores, batch.candidate_value, batch.candidate_present)
+    candidates = retrieve_candidates(model, batch, items, ranked["user_embedding"], vectors)
+    scores = rank_candidates(model, candidates, items, ranked)
+    value, present = candidate_value(candidates, batch), candidates >= 0
+    rank, right = bpr_loss(scores, value, present)
     gamma = warmup.at(step, float(right))
     loss = settings.alpha * mtp + settings.beta * rank
     parts = {"mtp": mtp.item(), "rank": rank.item(), "right": right.item(), "gamma": gamma}
     if gamma > 0:
-        last = slice(None, None, len(batch.position) // len(batch.history_length))  # each window's last request
-        codes = items.codes[batch.candidate_items[last]]
-        path_logp = path_log_probability(model, heads[last, -1:], codes, items.codebooks)
-        dc = dc_loss(path_logp, scores[last], batch.candidate_present[last], settings.temperature)
+        head = retrieval_heads(ranked["user_embedding"], model.config.interest_tokens)[:, -1:]  # the value head (E28)
+        log_policy = item_log_probability(model, head, candidates.clamp(min=0), items, vectors)
+        dc = dc_loss(log_policy, scores, present, settings.temperature)
         loss = loss + gamma * dc
         parts["dc"] = dc.item()
     return loss, parts | {"loss": loss.item()}
 
 
-def encode_requests(model: OneRanker, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def encode_requests(model: OneRanker, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Steps 1 and 2 for every request of the batch: a window is encoded once, each request reads its own past only.
 
-    Shapes: -> the generator's and enhancer's dicts with Q rows, history_mask [Q, 1, 1, S]
+    Shapes: -> the enhancer's dict with Q rows; what Step 3 reads and user_embedding with G rows, history_mask
+        [G, 1, 1, S] among them
     """
     S = batch.token_kind.shape[1]
     window_mask = model.additive(masks.history(batch.history_length, S))
     causal_mask = model.additive(masks.causal(S))
-    out = model.generator(batch.token_fields, batch.token_kind, batch.token_time, causal_mask, window_mask)
+    states = model.generator(batch.token_fields, batch.token_kind, batch.token_time, causal_mask, window_mask)
     per_window = len(batch.position) // len(batch.history_length)
-    del out["history_hidden"]  # nothing reads it but the keys and values already made of it
-    out = {name: tensor.repeat_interleave(per_window, dim=0) for name, tensor in out.items()}
+    read = {name: t.repeat_interleave(per_window, dim=0) for name, t in states.items() if name.startswith("enhancer")}
     history_mask = model.additive(masks.history(batch.position, S))
-    return out | model.enhance(out, history_mask), history_mask
+    out = model.enhance(read, history_mask)
+    window = batch.ranked // per_window
+    ranked = {name: states[name][window] for name in ("ranker_key_history", "ranker_value_history")}
+    ranked |= {name: tensor[batch.ranked] for name, tensor in out.items()}
+    return out, ranked | {"history_mask": history_mask[batch.ranked]}
 
 
-def rank_candidates(
-    model: OneRanker, batch: Batch, items: ItemSide, out: dict[str, Tensor], history_mask: Tensor
+@torch.no_grad()
+def retrieve_candidates(
+    model: OneRanker, batch: Batch, items: ItemSide, user_embedding: Tensor, vectors: Tensor | None
 ) -> Tensor:
-    """Step 3 over the batch's candidates, only their rows of the item table computed.
+    """The candidates the model would be served with now (E25, docs/decisions/0004): the ranker learns on nothing else.
 
-    Shapes: -> fp32 [Q, C]
+    Shapes: user_embedding [G, T, D+A] -> int64 [G, C], -1 pads
+    """
+    rows = torch.arange(len(batch.ranked), dtype=torch.int32)
+    index = items.tables | {"item_eligible": batch.item_eligible, "eligible_row": rows}
+    if vectors is not None:
+        index["item_vectors"] = vectors
+    return model.retriever(user_embedding, index)["candidate_items"].long()
+
+
+def candidate_value(candidates: Tensor, batch: Batch) -> Tensor:
+    """What each candidate turned out to be worth, 0 if it was not bought (E26).
+
+    Shapes: candidates int64 [G, C] -> fp32 [G, C]
+    """
+    same = candidates[:, :, None] == batch.bought_items[:, None, :]
+    same &= (batch.bought_items >= 0)[:, None, :]
+    return (same * batch.bought_value[:, None, :]).sum(-1)
+
+
+def rank_candidates(model: OneRanker, candidates: Tensor, items: ItemSide, ranked: dict[str, Tensor]) -> Tensor:
+    """Step 3 over the candidates, only their rows of the item table computed.
+
+    Shapes: candidates int64 [G, C] -> fp32 [G, C]
     """
     if model.config.ranker_detached:
-        out = {name: tensor.detach() for name, tensor in out.items()}
-    Q, C = batch.candidate_items.shape
-    table = model.item_table(items.item_fields[batch.candidate_items.reshape(-1)])
-    rows = torch.arange(Q * C, device=table.device).reshape(Q, C)
-    return model.rank(torch.where(batch.candidate_present, rows, -1), table, out, history_mask)
+        ranked = {name: tensor.detach() for name, tensor in ranked.items()}
+    table = model.item_table(items.item_fields[candidates.clamp(min=0).reshape(-1)])
+    rows = torch.arange(candidates.numel(), device=table.device).reshape(candidates.shape)
+    return model.rank(torch.where(candidates >= 0, rows, -1), table, ranked, ranked["history_mask"])
 
 
-def path_log_probability(model: OneRanker, heads: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Σ_l log P(code_l | ...) of whole paths under one head (E28).
+def item_log_probability(
+    model: OneRanker, heads: Tensor, candidates: Tensor, items: ItemSide, vectors: Tensor | None
+) -> Tensor:
+    """Log π(item | user) under one head: Σ_l log P(code_l | ...) of its path, or the softmax of Eq. 4 (E28).
 
-    Shapes: heads [Q, 1, D+A], codes int64 [Q, C, L] -> fp32 [Q, C]
+    Shapes: heads [G, 1, D+A], candidates int64 [G, C] -> fp32 [G, C]
     """
-    logits = model.retriever.scorer.path_logits(heads, codes[:, None], codebooks, model.enhancer.anchors)
-    steps = [
-        F.log_softmax(level, dim=-1).gather(-1, codes[:, None, :, i : i + 1]).squeeze(-1)
-        for i, level in enumerate(logits)
-    ]
+    if vectors is not None:
+        return F.log_softmax((heads[:, 0] @ vectors.T).float(), dim=-1).gather(-1, candidates)
+    codes = items.codes[candidates][:, None]  # [G, 1, C, L]
+    logits = model.retriever.scorer.path_logits(heads, codes, items.tables["codebooks"], model.enhancer.anchors)
+    steps = [F.log_softmax(x, dim=-1).gather(-1, codes[..., i : i + 1]).squeeze(-1) for i, x in enumerate(logits)]
     return torch.stack(steps).sum(0).squeeze(1)

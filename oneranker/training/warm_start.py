@@ -19,8 +19,8 @@ def warm_start(model: OneRanker, codebooks: Tensor) -> None:
     """Token and code embeddings from the centroids, and identity maps along the path history -> e_task.
 
     Then an untrained model's e_task is a mean over the history in the space of the item embeddings, and e_task·e_c is
-    the similarity of a code to that history. The ranker's query, key and value start alike: a candidate attends to
-    similar items of the history. Everything stays trainable.
+    the similarity of a code to that history. The ranker starts alike: a candidate attends to similar items of the
+    history, and weighs the ranking token, which reads the whole history, against itself. Everything stays trainable.
 
     Shapes: codebooks fp32 [L, V, D]
     """
@@ -37,8 +37,10 @@ def warm_start(model: OneRanker, codebooks: Tensor) -> None:
     history_values = [kv.value for kv in generator.enhancer_key_value if isinstance(kv, KeyValue)]
     outputs = [layer.cross.output for layer in enhancer.layers if isinstance(layer, DecoderLayer)]
     cross = ranker.layer.cross
-    reading = [generator.ranker_key_value.key, generator.ranker_key_value.value, cross.query, cross.output]
-    for linear in (*history_values, *outputs, *reading, model.item_encoder.output, ranker.candidate):
+    own = ranker.layer.self_attention
+    reading = [generator.ranker_key_value.key, generator.ranker_key_value.value, enhancer.ranker_key_value.key]
+    asking = [cross.query, cross.output, own.attention.query, own.key_value.key]
+    for linear in (*history_values, *outputs, *reading, *asking, model.item_encoder.output, ranker.candidate):
         to_identity(linear)
 
 

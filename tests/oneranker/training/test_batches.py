@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from oneranker.training.batches import BatchSampler, BatchSettings, first_occurrence
+from oneranker.training.batches import BatchSampler, BatchSettings
 from oneranker.training.preparation import Prepared
 
-SETTINGS = BatchSettings(windows=6, positions=3, targets=3, positives=3, past=5, popular=4, uniform=4)
+SETTINGS = BatchSettings(windows=6, positions=3, targets=3, ranked=2)
 
 
 @pytest.fixture
@@ -62,21 +62,26 @@ def test_only_requests_before_the_split_are_asked_and_their_targets_are_theirs(s
             assert set(later) <= set(streams.target_item[streams.targets(request + 1)].tolist())
 
 
-def test_candidates_are_distinct_and_worth_something_only_if_bought(sampler: BatchSampler) -> None:
-    streams = sampler.streams
-    batch = sampler.batch(0)
-    for row, request in enumerate(requests_of(sampler, batch)):
-        there = batch.candidate_present[row]
-        items = batch.candidate_items[row][there].tolist()
-        assert len(items) == len(set(items))
-        bought = dict(zip(streams.target_item[streams.targets(request)].tolist(),
-                          streams.target_value[streams.targets(request)].tolist(), strict=True))  # fmt: skip
-        for item, value in zip(items, batch.candidate_value[row][there].tolist(), strict=True):
-            assert value == pytest.approx(bought[item]) if item in bought else value == 0
-        assert any(item in bought for item in items)
+def test_ranked_requests_bring_all_that_was_bought_and_its_value(sampler: BatchSampler) -> None:
+    streams, batch = sampler.streams, sampler.batch(0)
+    requests = requests_of(sampler, batch)
+    assert len(batch.ranked) == SETTINGS.windows * SETTINGS.ranked
+    for row, at in enumerate(batch.ranked.tolist()):
+        lines = streams.targets(requests[at])
+        bought = zip(streams.target_item[lines].tolist(), streams.target_value[lines].tolist(), strict=True)
+        found = zip(batch.bought_items[row].tolist(), batch.bought_value[row].tolist(), strict=True)
+        assert sorted(pair for pair in found if pair[0] >= 0) == sorted(pair for pair in bought if pair[0] >= 0)
 
 
-def test_first_occurrence_marks_what_a_loop_marks() -> None:
-    items = np.random.default_rng(0).integers(-1, 6, size=(20, 9))
-    wanted = [[item not in row[:place] for place, item in enumerate(row)] for row in items.tolist()]
-    assert first_occurrence(items).tolist() == wanted
+def test_every_second_ranked_request_may_retrieve_nothing_the_user_had(sampler: BatchSampler) -> None:
+    streams, batch = sampler.streams, sampler.batch(1)
+    requests = requests_of(sampler, batch)
+    eligible = np.diff(batch.item_eligible.numpy(), axis=1) > 0
+    for row, at in enumerate(batch.ranked.tolist()):
+        request = requests[at]
+        had = set()
+        for earlier in range(request):
+            if streams.request_user[earlier] == streams.request_user[request]:
+                had |= set(streams.target_item[streams.targets(earlier)].tolist())
+        wanted = [row % 2 == 0 or item not in had for item in range(sampler.items)]
+        assert eligible[row].tolist() == wanted

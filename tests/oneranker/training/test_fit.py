@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from oneranker.errors import CheckpointError
-from oneranker.train import item_side, new_model
+from oneranker.train import new_model
 from oneranker.training.batches import BatchSampler, BatchSettings
 from oneranker.training.fit import RESUME_FILE, FitSettings, fit
 from oneranker.training.preparation import Prepared
+from oneranker.training.step import ItemSide
 
 SETTINGS = FitSettings(
     steps=12,
     save_every=3,
-    batch=BatchSettings(windows=3, positions=2, targets=2, positives=2, past=2, popular=2, uniform=2),
+    batch=BatchSettings(windows=3, positions=2, targets=2, ranked=1),
 )
 
 
@@ -36,7 +37,7 @@ def run(
             return whole(number)
 
         sampler.batch = dying  # type: ignore[method-assign, assignment]
-    fit(model, sampler, item_side(prepared), settings, folder)
+    fit(model, sampler, ItemSide(prepared.catalogue), settings, folder)
     return model
 
 
@@ -65,7 +66,7 @@ def test_training_lowers_the_loss(prepared: Prepared, tmp_path: Path) -> None:
     settings = FitSettings(steps=60, batch=BatchSettings(windows=4, positions=3))
     model = new_model(prepared, seed=0)
     sampler = BatchSampler(prepared.streams, prepared.config, settings.batch, items=60, until=0, seed=0)
-    report = fit(model, sampler, item_side(prepared), settings, tmp_path)
+    report = fit(model, sampler, ItemSide(prepared.catalogue), settings, tmp_path)
     first, last = report.curve[0], report.curve[-1]
     assert last["mtp"] < 0.9 * first["mtp"]
 
@@ -109,5 +110,5 @@ def test_no_value_that_is_not_finite_is_ever_saved(prepared: Prepared, tmp_path:
         model.ranker.score_output.weight[0, 0] = np.nan
     sampler = BatchSampler(prepared.streams, prepared.config, SETTINGS.batch, items=60, until=0, seed=0)
     with pytest.raises(RuntimeError, match="non-finite"):
-        fit(model, sampler, item_side(prepared), SETTINGS, tmp_path)
+        fit(model, sampler, ItemSide(prepared.catalogue), SETTINGS, tmp_path)
     assert not (tmp_path / RESUME_FILE).exists()
