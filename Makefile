@@ -42,7 +42,7 @@ types: $(VENV)/.installed ## mypy
 	$(VENV)/bin/mypy
 
 test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
-	ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest
 
 clean: ## forget environments and the demo
 	rm -rf $(VENV) $(MINIMAL) $(DEMO)

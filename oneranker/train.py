@@ -130,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--until", choices=SPLITS, default="valid", help="last split to learn from")
     out.add_argument("--steps", type=int, default=DEFAULT.steps, help="optimisation steps")
+    out.add_argument("--joint-steps", type=int, help="of these, the last: Step 3 joins (default: a quarter)")
     out.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate, help="peak of the schedule")
     out.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="steps between saved states")
     out.add_argument("--seed", type=int, default=DEFAULT.seed, help="of weights, batches and dropout")
@@ -143,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = replace(
         DEFAULT,
         steps=arguments.steps,
+        joint_steps=arguments.steps // 4 if arguments.joint_steps is None else arguments.joint_steps,
         learning_rate=arguments.learning_rate,
         save_every=arguments.save_every,
         seed=arguments.seed,

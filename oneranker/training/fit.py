@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from oneranker.config import RetrieverMode
 from oneranker.errors import CheckpointError
 from oneranker.losses import ConsistencyWarmup
 from oneranker.model import OneRanker
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 class FitSettings:
     """Optimisation; a run is resumed only under the very same settings."""
 
-    steps: int = 1500
+    steps: int = 1600
+    joint_steps: int = 400  # of these, the last: Step 3 joins Steps 1 and 2 (E38, staged); = steps: joint from scratch
     learning_rate: float = 5e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
@@ -40,10 +43,24 @@ class FitSettings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     loss: LossSettings = field(default_factory=LossSettings)
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then cosine to a tenth."""
+    def __post_init__(self) -> None:
+        if not 0 <= self.joint_steps <= self.steps:
+            raise ValueError(
+                f"training: joint_steps={self.joint_steps} of steps={self.steps}, expected 0 to steps; lower it"
+            )
+
+    def loss_at(self, step: int) -> LossSettings:
+        """Steps 1 and 2 alone, then Eq. 5 whole."""
+        return self.loss if step >= self.steps - self.joint_steps else replace(self.loss, beta=0.0, gamma=0.0)
+
+    def learning_rates_at(self, step: int) -> tuple[float, float]:
+        """Of Steps 1 and 2 over the whole run, of Step 3 from when it joins: linear warm-up, then cosine to a tenth."""
+        joined = self.steps - self.joint_steps
+        return self._scheduled(step, self.steps), self._scheduled(max(step - joined, 0), max(self.joint_steps, 1))
+
+    def _scheduled(self, step: int, steps: int) -> float:
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        return self.learning_rate * warm * (0.55 + 0.45 * math.cos(math.pi * step / self.steps))
+        return self.learning_rate * warm * (0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
 @dataclass(frozen=True)
@@ -76,12 +93,17 @@ def fit(model: OneRanker, sampler: BatchSampler, items: ItemSide, settings: FitS
     for step in bar:
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate_at(step)
+            group["lr"] = settings.learning_rates_at(step)[group["joins_later"]]
         batch = sampler.batch(step)
-        loss, parts = joint_loss(model.train(), batch, items, settings.loss, warmup, step)
-        optimiser.zero_grad(set_to_none=True)
+        loss, parts = joint_loss(model.train(), batch, items, settings.loss_at(step), warmup, step)
+        optimiser.zero_grad(set_to_none=True)  # what has no gradient is left alone by AdamW
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, error_if_nonfinite=True)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm))
+        if not math.isfinite(norm):
+            raise CheckpointError(
+                f"training step {step + 1}: gradient norm is {norm}, expected a finite one; what was saved before is "
+                "whole, start again elsewhere with a lower --learning-rate"
+            )
         optimiser.step()
         seen += int((batch.target_weight[:, -1] > 0).sum())
         smooth = parts["loss"] if math.isnan(smooth) else 0.95 * smooth + 0.05 * parts["loss"]
@@ -97,12 +119,24 @@ def fit(model: OneRanker, sampler: BatchSampler, items: ItemSide, settings: FitS
     return FitReport(settings.steps, start, seconds, seen / max(seconds, 1e-9), smooth, curve)
 
 
-def parameter_groups(model: OneRanker, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices of linear layers alone; embeddings, norms and biases go free."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name]
-    chosen = {id(p) for p in decayed}
-    free = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+STEP3 = ("ranker.", "item_encoder.", "generator.ranker_key_value.", "enhancer.ranker_key_value.")
+
+
+def parameter_groups(model: OneRanker, weight_decay: float) -> list[dict[str, Any]]:
+    """Steps 1-2 and Step 3, each with and without weight decay: matrices of linear layers decay, the rest goes free.
+
+    In dense mode the item encoder makes what is retrieved and belongs to Steps 1-2.
+    """
+    dense = model.config.retriever is RetrieverMode.DENSE
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        later = name.startswith(STEP3) and not (dense and name.startswith("item_encoder."))
+        decays = parameter.ndim == 2 and "embedding" not in name
+        groups.setdefault((later, decays), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "joins_later": later}
+        for (later, decays), parameters in sorted(groups.items(), key=lambda group: group[0])
+    ]
 
 
 def save_state(

@@ -52,35 +52,57 @@ class ItemSide:
 def joint_loss(
     model: OneRanker, batch: Batch, items: ItemSide, settings: LossSettings, warmup: ConsistencyWarmup, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 5 for one batch, and its parts for the record."""
+    """Eq. 5 for one batch, and its parts for the record; β = γ = 0 is Steps 1 and 2 alone."""
     out, ranked = encode_requests(model, batch)
-    heads = retrieval_heads(out["user_embedding"], model.config.interest_tokens)  # [Q, M, D+A]
-    dense = model.config.retriever is RetrieverMode.DENSE
-    vectors = items.vectors(model) if dense else None
-    weight = batch.target_weight.clone()
-    weight[:, -1] = value_weights(weight[:, -1], weight[:, -1] > 0)
-    if vectors is None:
-        codes = items.codes[batch.target_items]  # [Q, M, K, L]
-        logits = model.retriever.scorer.path_logits(heads, codes, items.tables["codebooks"], model.enhancer.anchors)
-    else:
-        codes = batch.target_items[..., None]  # over items, a path has one level (E6)
-        logits = [(heads @ vectors.T).float()[:, :, None].expand(-1, -1, codes.shape[2], -1)]
-    mtp = mtp_loss(logits, codes, weight)
-
-    candidates = retrieve_candidates(model, batch, items, ranked["user_embedding"], vectors)
-    scores = rank_candidates(model, candidates, items, ranked)
-    value, present = candidate_value(candidates, batch), candidates >= 0
-    rank, right = bpr_loss(scores, value, present)
-    gamma = warmup.at(step, float(right))
-    loss = settings.alpha * mtp + settings.beta * rank
-    parts = {"mtp": mtp.item(), "rank": rank.item(), "right": right.item(), "gamma": gamma}
+    vectors = items.vectors(model) if model.config.retriever is RetrieverMode.DENSE else None
+    mtp = generation_loss(model, batch, items, out["user_embedding"], vectors)
+    if settings.beta == settings.gamma == 0:
+        return settings.alpha * mtp, {"mtp": mtp.item(), "loss": settings.alpha * mtp.item()}
+    rank = RankedLists(model, batch, items, ranked, vectors)
+    gamma = warmup.at(step, rank.share_right)
+    loss = settings.alpha * mtp + settings.beta * rank.loss
+    parts = {"mtp": mtp.item(), "rank": rank.loss.item(), "right": rank.share_right, "gamma": gamma}
     if gamma > 0:
         head = retrieval_heads(ranked["user_embedding"], model.config.interest_tokens)[:, -1:]  # the value head (E28)
-        log_policy = item_log_probability(model, head, candidates.clamp(min=0), items, vectors)
-        dc = dc_loss(log_policy, scores, present, settings.temperature)
+        log_policy = item_log_probability(model, head, rank.candidates.clamp(min=0), items, vectors)
+        dc = dc_loss(log_policy, rank.scores, rank.candidates >= 0, settings.temperature)
         loss = loss + gamma * dc
         parts["dc"] = dc.item()
     return loss, parts | {"loss": loss.item()}
+
+
+class RankedLists:
+    """What Step 3 makes of the candidates that Step 2 retrieves now, and Eq. 8 over them.
+
+    Shapes: candidates int64 [G, C] (-1 pads), scores fp32 [G, C], loss scalar
+    """
+
+    def __init__(
+        self, model: OneRanker, batch: Batch, items: ItemSide, ranked: dict[str, Tensor], vectors: Tensor | None
+    ) -> None:
+        self.candidates = retrieve_candidates(model, batch, items, ranked["user_embedding"], vectors)
+        self.scores = rank_candidates(model, self.candidates, items, ranked)
+        value = candidate_value(self.candidates, batch)
+        self.loss, right = bpr_loss(self.scores, value, self.candidates >= 0)
+        self.share_right = right.item()
+
+
+def generation_loss(
+    model: OneRanker, batch: Batch, items: ItemSide, user_embedding: Tensor, vectors: Tensor | None
+) -> Tensor:
+    """Eq. 6-7 over heads and levels; over the items themselves where `vectors` are given (dense mode, E6).
+
+    Shapes: user_embedding [Q, T, D+A], vectors [N, D+A] -> scalar
+    """
+    heads = retrieval_heads(user_embedding, model.config.interest_tokens)  # [Q, M, D+A]
+    weight = batch.target_weight.clone()
+    weight[:, -1] = value_weights(weight[:, -1], weight[:, -1] > 0)
+    if vectors is not None:
+        every = (heads @ vectors.T).float()[:, :, None].expand(-1, -1, weight.shape[2], -1)  # [Q, M, K, N]
+        return mtp_loss([every], batch.target_items[..., None], weight)
+    codes = items.codes[batch.target_items]  # [Q, M, K, L]
+    logits = model.retriever.scorer.path_logits(heads, codes, items.tables["codebooks"], model.enhancer.anchors)
+    return mtp_loss(logits, codes, weight)
 
 
 def encode_requests(model: OneRanker, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from oneranker.training.step import ItemSide
 
 SETTINGS = FitSettings(
     steps=12,
+    joint_steps=7,
     save_every=3,
     batch=BatchSettings(windows=3, positions=2, targets=2, ranked=1),
 )
@@ -62,8 +63,18 @@ def test_interrupted_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_step_3_stands_still_until_it_joins(prepared: Prepared, tmp_path: Path) -> None:
+    settings = FitSettings(steps=4, joint_steps=0, batch=SETTINGS.batch)
+    before = {name: tensor.clone() for name, tensor in new_model(prepared, seed=0).state_dict().items()}
+    after = run(prepared, tmp_path, settings).state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"generator", "enhancer", "retriever"}
+    assert settings.loss_at(3).beta == 0.0
+    assert FitSettings(steps=4, joint_steps=1).loss_at(3) == FitSettings().loss
+
+
 def test_training_lowers_the_loss(prepared: Prepared, tmp_path: Path) -> None:
-    settings = FitSettings(steps=60, batch=BatchSettings(windows=4, positions=3))
+    settings = FitSettings(steps=60, joint_steps=20, batch=BatchSettings(windows=4, positions=3))
     model = new_model(prepared, seed=0)
     sampler = BatchSampler(prepared.streams, prepared.config, settings.batch, items=60, until=0, seed=0)
     report = fit(model, sampler, ItemSide(prepared.catalogue), settings, tmp_path)
@@ -74,7 +85,11 @@ def test_training_lowers_the_loss(prepared: Prepared, tmp_path: Path) -> None:
 def test_state_of_other_settings_or_half_a_state_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     run(prepared, tmp_path)
     with pytest.raises(CheckpointError, match="learning_rate"):
-        run(prepared, tmp_path, FitSettings(steps=12, save_every=3, batch=SETTINGS.batch, learning_rate=1e-4))
+        run(
+            prepared,
+            tmp_path,
+            FitSettings(steps=12, joint_steps=7, save_every=3, batch=SETTINGS.batch, learning_rate=1e-4),
+        )
     path = tmp_path / RESUME_FILE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="delete it"):
@@ -109,6 +124,8 @@ def test_no_value_that_is_not_finite_is_ever_saved(prepared: Prepared, tmp_path:
     with torch.no_grad():
         model.ranker.score_output.weight[0, 0] = np.nan
     sampler = BatchSampler(prepared.streams, prepared.config, SETTINGS.batch, items=60, until=0, seed=0)
-    with pytest.raises(RuntimeError, match="non-finite"):
-        fit(model, sampler, ItemSide(prepared.catalogue), SETTINGS, tmp_path)
-    assert not (tmp_path / RESUME_FILE).exists()
+    for joint, message in ((12, "gradient norm"), (7, "NaN")):  # seen by the loss, or by a look at the weights
+        settings = FitSettings(steps=12, joint_steps=joint, save_every=3, batch=SETTINGS.batch)
+        with pytest.raises(CheckpointError, match=message):
+            fit(model, sampler, ItemSide(prepared.catalogue), settings, tmp_path)
+        assert not (tmp_path / RESUME_FILE).exists()

@@ -1,0 +1,98 @@
+"""Where and with what a benchmark ran: numbers without this cannot be compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runtime.manifest import Manifest
+
+PACKAGES = ("oneranker", "onnxruntime", "torch", "numpy")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The block beside the rows."""
+
+    date: str  # UTC
+    command: str
+    commit: str | None
+    processor: str
+    cores: int  # logical cores this process may use
+    load_average: float | None  # runnable processes over the last minute before the start; near 0 = nobody else worked
+    threads: int  # of every backend alike
+    system: str
+    versions: dict[str, str]
+    bundle: str
+    weights: str
+    precision: str  # of the bundle; the PyTorch rows are always fp32
+    items: int
+
+    @property
+    def machine(self) -> str:
+        return f"{self.processor}, {self.cores} cores"
+
+
+def environment(bundle: Path, manifest: Manifest, command: Sequence[str], threads: int) -> Environment:
+    """The block for one run that starts now."""
+    return Environment(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=" ".join(["python -m benchmarks.latency", *command]),
+        commit=commit(ROOT),
+        processor=processor(),
+        cores=usable_cores(),
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        threads=threads,
+        system=platform.platform(),
+        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        bundle=str(bundle),
+        weights=manifest.weights.detail,
+        precision=manifest.precision,
+        items=manifest.items.items,
+    )
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's own name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit(root: Path) -> str | None:
+    """The commit of the checkout whose root this is; None where the package was installed into another one."""
+    top = _git(root, "rev-parse", "--show-toplevel", "HEAD")
+    if top is None or Path(top.splitlines()[0]).resolve() != root:
+        return None
+    return top.splitlines()[1] + ("+changes" if _git(root, "status", "--porcelain") else "")
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git says, None where there is no git, no checkout or no commit."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

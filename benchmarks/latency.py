@@ -1,0 +1,143 @@
+"""Times a bundle beside eager PyTorch and torch.compile on the same weights, requests and threads, in the same run.
+
+    python -m benchmarks.latency --bundle demo/bundle --requests demo/requests.jsonl
+    python -m benchmarks.latency --bundle bundle --batch 1 --batch 8 --history 512 --out results.jsonl
+
+What is timed, for every backend alike: tokens -> scores. In: laying the batch out, the history mask, four stages,
+reading the candidates and scores. Out: raw events to tokens and scores to named items, which have rows of their own
+for the runtime ("tokens", "recommend"); loading; item tables and static masks, made once. All backends get the same
+tokens, padded to the same length. A batch's latency is the latency of each of its requests.
+
+How: every (backend, case) in a process of its own, one after another, with the same number of threads; every shape is
+run once, then --warmup rounds are thrown away, then --iterations rounds are timed by perf_counter with the garbage
+collector off. torch.compile runs stage by stage in its default mode with static shapes; its compile time is told apart,
+and is short where torch finds its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
+(GOMP_SPINCOUNT, unless you set it): with libgomp's default one busy core makes eager PyTorch 20 times slower. Peak
+memory is that of the backend's whole process.
+
+stdout: a table for people, then one JSON object on the last line: {"environment": {...}, "rows": [...]}, documented in
+benchmarks/row.py and benchmarks/environment.py. --out appends that line to a file. stderr: progress.
+Exit codes: 0 ok, 1 our error, 2 usage, 3 bundle, 4 the runtime's answers are not those of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import table
+from runtime.errors import OneRankerError
+
+logger = logging.getLogger("benchmarks.latency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySettings:
+    """One run.
+
+    Raises:
+        ValueError: A number that no run can use.
+    """
+
+    bundle: Path
+    requests: Path | None = None
+    batch: tuple[int, ...] = (1,)
+    history: int | None = None  # tokens of synthetic requests; None: S of the bundle's profile
+    iterations: int = 100
+    warmup: int = 10
+    threads: int | None = None  # None: one per core
+    checkpoint: Path | None = None  # None: what the manifest names
+    out: Path | None = None
+    compiled: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"--iterations": (self.iterations, 1), "--warmup": (self.warmup, 0), "--threads": (self.threads, 1)}
+        least |= {"--history": (self.history, 3)} | {"--batch": (min(self.batch, default=0), 1)}
+        for flag, (value, lowest) in least.items():
+            if value is not None and value < lowest:
+                raise ValueError(f"{flag}: got {value}, expected at least {lowest}")
+        if self.history is not None and self.requests is not None:
+            raise ValueError("--history: got a number beside --requests, whose own histories are used; leave it out")
+
+
+DEFAULT = LatencySettings(bundle=Path("bundle"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Words in, one library call, exit code out."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    named = vars(parser.parse_args(words))
+    named["batch"] = tuple(dict.fromkeys(named["batch"] or DEFAULT.batch))
+    try:
+        settings = LatencySettings(**named)
+    except ValueError as error:
+        parser.error(str(error))
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
+    try:
+        report, wrong = run(settings, words)
+        line = json.dumps(report)
+        if settings.out is not None:
+            _append(settings.out, line)
+    except OneRankerError as error:
+        logger.error("error: %s", error)
+        return error.exit_code
+    sys.stdout.write(f"{table(report)}\n{line}\n")
+    if wrong is not None:
+        logger.error("error: %s", wrong)
+        return wrong.exit_code
+    return 0
+
+
+def run(settings: LatencySettings, words: Sequence[str] = ()) -> tuple[dict[str, Any], OneRankerError | None]:
+    """Time every case on every backend.
+
+    Returns:
+        The report, and what is wrong with the runtime's answers, if anything is: the numbers stand beside it.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        OneRankerError: The weights are not there, or a request or a size does not fit the bundle.
+    """
+    from benchmarks.cases import time_cases  # torch takes seconds that `--help` does not need
+
+    environment, rows, wrong = time_cases(settings, words)
+    return {"environment": asdict(environment), "rows": [asdict(row) for row in rows]}, wrong
+
+
+def _append(path: Path, line: str) -> None:
+    """One run, one line."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OneRankerError(f"--out {path}: got {error}, expected a file to append to. Make its folder.") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, required=True, help="folder that `python -m export.build` wrote")
+    add("--requests", type=Path, metavar="FILE", help="one JSON request a line (default: synthetic requests)")
+    add("--batch", type=int, action="append", metavar="B", help="requests in a batch; may be given again (default: 1)")
+    add("--history", type=int, metavar="N", help="tokens of synthetic requests (default: S of the bundle's profile)")
+    add("--iterations", type=int, default=DEFAULT.iterations, help="timed batches (default: %(default)s)")
+    add("--warmup", type=int, default=DEFAULT.warmup, help="batches run and thrown away first (default: %(default)s)")
+    add("--threads", type=int, help="of every backend alike (default: one per core)")
+    add("--checkpoint", type=Path, metavar="DIR", help="weights for PyTorch (default: what the manifest names)")
+    add("--out", type=Path, metavar="FILE", help="append the JSON line to this file")
+    add("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out: it takes a minute")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

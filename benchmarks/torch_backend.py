@@ -1,0 +1,164 @@
+"""The baselines: the same stages of the same weights in PyTorch, eager or through torch.compile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.backend import Array, NotRunError, Work
+from benchmarks.measure import Laps
+from benchmarks.source import source_of
+from benchmarks.workload import Workload
+from export.precision import in_precision
+from export.settings import Precision, Profile
+from export.stages import StageModule, StageSpec, stage_specs, static_masks
+from oneranker import masks
+from oneranker.catalogue import index_tensors, running_counts
+from oneranker.model import OneRanker
+from oneranker.padding import pad_windows
+from runtime.manifest import STAGES, Manifest
+from runtime.requests import EncodedRequest
+
+logger = logging.getLogger(__name__)
+
+Named = dict[str, Tensor]
+
+
+class TorchBackend:
+    """A model with its item tables and masks made once, as the runtime does; every call in inference mode."""
+
+    def __init__(self, workload: Workload, *, compiled: bool, in_bundle_precision: bool = False) -> None:
+        job = workload.job
+        torch.set_num_threads(job.threads)
+        bundle, manifest = Path(job.bundle), Manifest.read(job.bundle)
+        checkpoint = None if job.checkpoint is None else Path(job.checkpoint)
+        source = source_of(bundle, manifest, checkpoint)
+        precision = Precision(manifest.precision) if in_bundle_precision else Precision.FP32
+        model = in_precision(source.model, precision)
+        self._model = model
+        self._workload = workload
+        self._compiled = compiled
+        self._listed = source.catalogue.listed
+        self._specs = stage_specs(model.config, precision)
+        self._stages = {name: _stage(model, spec, compiled) for name, spec in self._specs.items()}
+        with torch.inference_mode():
+            self._index = index_tensors(model, source.catalogue)
+            self._largest = {
+                name: masks.additive(mask, model.dtype)
+                for name, mask in static_masks(model.config, Profile(**manifest.profile)).items()
+            }
+        self._masks: dict[int, Named] = {}
+        self._tensors: Named = {}
+
+    def prepare(self, workload: Workload) -> Mapping[str, float]:
+        first = {workload.padded(i): i for i in reversed(range(len(workload.encoded)))}  # one batch of every S
+        seconds = dict.fromkeys(STAGES, 0.0)
+        for position in first.values():
+            laps = Laps()
+            laps.begin()
+            try:
+                self.chain(position, laps if not self._compiled else _Told(laps))
+            except Exception as error:
+                if not self._compiled:
+                    raise
+                raise NotRunError(_reason(error)) from error
+            for name, samples in laps.samples_ms.items():
+                seconds[name] += samples[0] / 1e3
+        return seconds if self._compiled else {}
+
+    def chain(self, position: int, laps: Laps) -> None:
+        with torch.inference_mode():
+            batch = self._workload.encoded[position]
+            tensors = self._inputs(batch, self._workload.padded(position))
+            for name in STAGES:
+                if name == "retriever":
+                    tensors |= self._eligibility(batch)
+                spec = self._specs[name]
+                answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
+                tensors |= {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
+                laps.lap(name)
+            self._tensors = tensors
+
+    def extras(self) -> Mapping[str, Work]:
+        return {}
+
+    def outputs(self) -> Mapping[str, Array]:
+        return {row.name: self._tensors[row.name].numpy() for spec in self._specs.values() for row in spec.outputs}
+
+    def _inputs(self, batch: list[EncodedRequest], padded: int) -> Named:
+        """Tokens side by side with their history mask, and what is resident.
+
+        Shapes: padded = S
+        """
+        tokens = [request.tokens for request in batch]
+        inputs = pad_windows([(t.token_fields, t.token_kind, t.token_time) for t in tokens], padded)
+        history_mask = masks.history(inputs.pop("history_length"), padded)
+        inputs["history_mask"] = masks.additive(history_mask, self._model.dtype)
+        return inputs | self._index | self._static(padded)
+
+    def _static(self, padded: int) -> Named:
+        """The static masks at one S: leading blocks of the largest, made contiguous once."""
+        if padded not in self._masks:
+            sizes = {"causal_mask": padded, "candidate_mask": 1 + self._model.config.candidates}
+            self._masks[padded] = {
+                name: mask[..., : sizes.get(name, mask.shape[-1]), : sizes.get(name, mask.shape[-1])].contiguous()
+                for name, mask in self._largest.items()
+            }
+        return self._masks[padded]
+
+    def _eligibility(self, batch: list[EncodedRequest]) -> Named:
+        """Row 0 of item_eligible for requests without a filter, a row of its own for every other."""
+        rows, used = [self._listed], []
+        for request in batch:
+            item_filter = request.item_filter
+            used.append(0 if item_filter.is_default else len(rows))
+            if item_filter.is_default:
+                continue
+            mask = self._listed.copy()
+            if item_filter.only is not None:
+                mask[:] = False
+                mask[item_filter.only] = True
+            if item_filter.without is not None:
+                mask[item_filter.without] = False
+            rows.append(mask)
+        tables = {"eligible_row": torch.tensor(used, dtype=torch.int32)}
+        if len(rows) > 1:
+            tables["item_eligible"] = torch.from_numpy(running_counts(np.stack(rows)))
+        return tables
+
+
+class _Told(Laps):
+    """Says on stderr which stage has been compiled: that takes much longer than two seconds."""
+
+    def __init__(self, laps: Laps) -> None:
+        super().__init__()
+        self.samples_ms = laps.samples_ms
+        self._told = time.perf_counter()
+        self._count = 0
+        self.begin()
+
+    def lap(self, name: str) -> None:
+        super().lap(name)
+        self._count += 1
+        seconds = time.perf_counter() - self._told
+        logger.info("torch.compile: %s ready after %.0f s, %d of %d stages", name, seconds, self._count, len(STAGES))
+
+
+def _stage(model: OneRanker, spec: StageSpec, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """One stage as a callable over the tensors of its spec, in order."""
+    module = StageModule(model, spec)
+    return torch.compile(module, dynamic=False) if compiled else module  # mode: torch's default
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost error: torch wraps a missing compiler several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"torch.compile raised {type(error).__name__}: {line[:200]}"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.measure import Laps, measure, peak_memory_mib, percentiles
+
+
+class FakeClock:
+    """Seconds that only pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_percentiles_are_numpys(count: int) -> None:
+    samples = np.random.default_rng(count).exponential(size=count)
+    assert percentiles(samples.tolist()) == pytest.approx(
+        [np.percentile(samples, 50), np.percentile(samples, 95), np.percentile(samples, 99)]
+    )
+
+
+def test_laps_are_the_time_since_the_last_lap_and_add_up_to_the_total() -> None:
+    clock, seconds = FakeClock(), iter([0.5, 0.25, 1.0, 2.0])
+
+    def run(iteration: int, laps: Laps) -> None:
+        for name in ("first", "second"):
+            clock.now += next(seconds)
+            laps.lap(name)
+
+    samples = measure(run, iterations=2, warmup=0, total="all", clock=clock)
+    assert samples == {"first": [500, 1000], "second": [250, 2000], "all": [750, 3000]}
+
+
+def test_warm_up_rounds_run_but_are_not_kept() -> None:
+    clock, seen = FakeClock(), []
+
+    def run(iteration: int, laps: Laps) -> None:
+        seen.append(iteration)
+        clock.now += 100 if len(seen) <= 3 else 1
+        laps.lap("x")
+
+    assert measure(run, iterations=4, warmup=3, clock=clock) == {"x": [1000] * 4}
+    assert seen == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_time_between_iterations_belongs_to_no_sample() -> None:
+    clock = FakeClock()
+
+    def slow_progress(rounds: range) -> itertools.chain[int]:
+        def steps() -> itertools.chain[int]:
+            for i in rounds:
+                clock.now += 50  # what a progress bar takes
+                yield i
+
+        return itertools.chain(steps())
+
+    def run(iteration: int, laps: Laps) -> None:
+        clock.now += 2
+        laps.lap("x")
+
+    assert measure(run, iterations=3, warmup=0, clock=clock, progress=slow_progress) == {"x": [2000] * 3}
+
+
+def test_the_collector_is_off_while_timing_and_on_again_after_an_error() -> None:
+    states = []
+
+    def run(iteration: int, laps: Laps) -> None:
+        states.append(gc.isenabled())
+        if iteration == 1:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        measure(run, iterations=2, warmup=0)
+    assert states == [False, False]
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: /proc says how much a program has held")
+def test_peak_memory_leaves_the_parents_memory_out() -> None:
+    ballast = bytearray(300 * 2**20)  # resident here when the child is started
+    ballast[:: 2**12] = b"x" * len(ballast[:: 2**12])
+    code = "from benchmarks.measure import peak_memory_mib; print(peak_memory_mib())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(child.stdout) < 150
+    assert peak_memory_mib() > 300

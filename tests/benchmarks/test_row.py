@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.row import COMPILED, EAGER, ENGINE, Row, not_run, timed, with_ratios
+from benchmarks.table import table
+
+
+def row(backend: str, samples: list[float], stage: str = "chain", batch: int = 1) -> Row:
+    return timed(Row(case=f"{stage}-b{batch}-s64", stage=stage, backend=backend, batch=batch), samples)
+
+
+def test_the_rate_counts_requests_not_batches() -> None:
+    assert row(ENGINE, [100.0, 300.0], batch=8).requests_per_s == pytest.approx(2 * 8 / 0.4)
+
+
+def test_ratios_compare_with_the_eager_row_of_the_same_case() -> None:
+    rows = with_ratios(
+        [row(EAGER, [10.0]), row(EAGER, [7.0], "ranker"), row(ENGINE, [4.0]), row(ENGINE, [14.0], "ranker")]
+    )
+    assert [r.p50_vs_eager for r in rows] == [1, 1, 2.5, 0.5]
+    assert [r.p99_vs_eager for r in rows] == [1, 1, 2.5, 0.5]
+
+
+def test_what_eager_does_not_do_has_no_ratio() -> None:
+    rows = with_ratios([row(EAGER, [10.0]), row(ENGINE, [4.0], "tokens")])
+    assert rows[1].p50_vs_eager is None
+
+
+def test_what_could_not_run_stays_in_the_table_with_its_reason_and_without_numbers() -> None:
+    missing = not_run(Row(case="chain-b1-s64", stage="chain", backend=COMPILED, batch=1), "no C++ compiler")
+    rows = with_ratios([row(EAGER, [10.0]), missing])
+    assert rows[1].note == "not run: no C++ compiler"
+    assert rows[1].p50_ms is rows[1].p50_vs_eager is rows[1].max_error is rows[1].requests_per_s is None
+    assert table(report(rows)).count("no C++ compiler") == 1
+
+
+def test_the_table_can_be_made_from_the_json() -> None:
+    rows = with_ratios([row(EAGER, [10.0]), row(ENGINE, [4.0])])
+    text = table(json.loads(json.dumps(report(rows))))
+    assert "2.50x" in text
+    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.2, False), (None, False), (3.9, True)])
+def test_the_table_says_when_the_machine_was_busy(load: float | None, said: bool) -> None:
+    assert ("NOISY" in table(report([row(EAGER, [1.0])], load))) is said
+
+
+def report(rows: list[Row], load: float | None = 0.0) -> dict[str, object]:
+    environment = {
+        "bundle": "b", "weights": "w", "items": 3, "precision": "fp32", "processor": "p", "cores": 2, "threads": 2,
+        "versions": {"python": "3"}, "load_average": load,
+    }  # fmt: skip
+    return {"environment": environment, "rows": [asdict(r) for r in rows]}
