@@ -99,8 +99,7 @@ class Retriever(nn.Module):
         B, M, _ = heads.shape
         V = self.config.codes
         e_task, w = self.scorer.direction(heads[:, :, None], index["anchors"])  # [B, M, 1, D]
-        eligible = _Eligible(index)
-        slots = torch.arange(V, device=heads.device)
+        children = _Children(index, V, self.config.code_levels)
         node = torch.zeros(B, M, 1, dtype=torch.int64, device=heads.device)
         logp = torch.zeros(B, M, 1, device=heads.device)
         prefix = torch.zeros(B, M, 1, self.config.width, dtype=heads.dtype, device=heads.device)
@@ -108,12 +107,8 @@ class Retriever(nn.Module):
         for level in range(self.config.code_levels):
             logits = self.scorer(level, e_task, prefix, recon, index["codebooks"][level], w)
             step = F.log_softmax(logits, dim=-1)  # [B, M, K, V]
-            begin = take(index["trie_children_begin"], node)
-            child = begin[..., None] + slots  # [B, M, K, V]; a node's children are neighbours
-            there = child < take(index["trie_children_end"], node)[..., None]
-            child = torch.where(there, child, 0).long()
-            code = take(index["trie_code"], child).long()
-            there = there & eligible.below(child) & (logp > NOTHING)[..., None]
+            child, code, there = children.of(node, level)  # [B, M, K, V] each
+            there = there & (logp > NOTHING)[..., None]
             score = torch.where(there, logp[..., None] + step.gather(-1, code), NOTHING).flatten(2)
             logp, best = score.topk(min(self.config.beams, score.shape[-1]), dim=-1)  # [B, M, W]
             node, code = child.flatten(2).gather(-1, best), code.flatten(2).gather(-1, best)
@@ -135,19 +130,39 @@ class Retriever(nn.Module):
         return item, best
 
 
-class _Eligible:
-    """Answers "is an eligible item below this node" from running counts, two gathers whatever N is."""
+class _Children:
+    """The children of trie nodes, and which of them have an eligible item below: gathers whose number N cannot change.
 
-    def __init__(self, index: dict[str, Tensor]) -> None:
-        self.begin, self.end = index["trie_items_begin"], index["trie_items_end"]
+    Siblings are neighbours, in the node table and in their items: V + 1 edges bound V children, and a child is open if
+    the running count of eligible items steps up between its two edges. The last level's children are items themselves.
+    """
+
+    def __init__(self, index: dict[str, Tensor], codes: int, levels: int) -> None:
+        self.index, self.levels = index, levels
         counts = index["item_eligible"]
         self.counts = counts.reshape(-1)
         self.row_start = index["eligible_row"].long()[:, None, None, None] * counts.shape[1]  # [B, 1, 1, 1]
+        self.edges = torch.arange(codes + 1, device=counts.device)
 
-    def below(self, node: Tensor) -> Tensor:
-        """Shapes: node int64 [B, M, K, V] -> bool [B, M, K, V]."""
-        first = take(self.counts, self.row_start + take(self.begin, node))
-        return take(self.counts, self.row_start + take(self.end, node)) > first
+    def of(self, node: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Child nodes, their codes, and whether such a child exists and is open.
+
+        Shapes: node int64 [B, M, K] -> child int64, code int64, open bool [B, M, K, V]
+        """
+        index = self.index
+        begin, end = take(index["trie_children_begin"], node), take(index["trie_children_end"], node)
+        edge = begin[..., None] + self.edges  # [B, M, K, V+1]
+        inside = edge < end[..., None]
+        edge = torch.where(inside, edge, 0).long()
+        first, last = take(index["trie_items_begin"], node)[..., None], take(index["trie_items_end"], node)[..., None]
+        if level == self.levels - 1:
+            items = torch.minimum(first + self.edges, last)
+        else:
+            items = torch.where(inside, take(index["trie_items_begin"], edge), last)
+        counted = take(self.counts, self.row_start + items)
+        child = edge[..., :-1]
+        open_child = inside[..., :-1] & (counted[..., 1:] > counted[..., :-1])
+        return child, take(index["trie_code"], child).long(), open_child
 
 
 def union(items: Tensor, logp: Tensor, candidates: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import resource
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from oneranker import weights
 from oneranker.config import PRESETS, OneRankerConfig, RetrieverMode, preset
 from oneranker.data.prepare import load_dataset
+from oneranker.data.schema import SCHEMA_FILE
 from oneranker.errors import CheckpointError, DataError
 from oneranker.model import OneRanker
 from oneranker.tokens import TokenError
@@ -27,7 +29,7 @@ from oneranker.training.preparation import Prepared, prepare_training
 from oneranker.training.step import ItemSide
 from oneranker.training.warm_start import warm_start
 
-RECORD_FILE = "training.json"
+RUN_FILE, RECORD_FILE = "run.json", "training.json"  # what was asked, written first; what came of it, last
 SPLITS = ("train", "valid")
 DEFAULT = FitSettings()
 log = logging.getLogger("oneranker.train")
@@ -48,13 +50,14 @@ def train(
     Raises: DataError, CheckpointError, TokenError, ValueError: each says where, what was there, what was expected.
     """
     wanted = {
-        "data": data, "until": until, "households": households, "settings": asdict(settings),
-        "model": json.loads(config.to_json()),
+        "data": data, "data_sha256": folder_sha256(Path(data)), "until": until, "households": households,
+        "settings": asdict(settings), "model": json.loads(config.to_json()),
     }  # fmt: skip
-    record_path = out / RECORD_FILE
-    if record_path.exists():
-        return finished_run(record_path, wanted)
+    if finished := finished_run(out, wanted):
+        return finished
     dataset = load_dataset(data, root, households)
+    out.mkdir(parents=True, exist_ok=True)
+    weights.write_text(out / RUN_FILE, json.dumps(wanted, indent=1))
     prepared = prepare_training(dataset, config, out, settings.seed)
     model = new_model(prepared, settings.seed)
     weights.write_text(out / weights.CONFIG_FILE, prepared.config.to_json())
@@ -77,28 +80,38 @@ def train(
         "report": asdict(report),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    weights.write_text(record_path, json.dumps(record, indent=1))
+    weights.write_text(out / RECORD_FILE, json.dumps(record, indent=1))
     return record
 
 
-def finished_run(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The record of a run that ended, if it was asked the same.
+def finished_run(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of the run in a folder, None while it has not ended.
 
-    Raises: CheckpointError when it was not, or the record cannot be read.
+    Raises: CheckpointError when the folder belongs to another run, or what lies there cannot be read.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        begun = json.loads((out / RUN_FILE).read_text(encoding="utf-8")) if (out / RUN_FILE).exists() else None
+        record = json.loads((out / RECORD_FILE).read_text(encoding="utf-8")) if (out / RECORD_FILE).exists() else None
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}: not readable ({error}), expected the record of a run; remove the folder"
-        ) from error
-    changed = sorted(key for key, value in wanted.items() if record.get(key) != json.loads(json.dumps(value)))
+        raise CheckpointError(f"{out}: record not readable ({error}), expected JSON; remove the folder") from error
+    if begun is None:
+        return None
+    changed = sorted(key for key, value in wanted.items() if begun.get(key) != json.loads(json.dumps(value)))
     if changed:
         raise CheckpointError(
-            f"{path}: a finished run with other {', '.join(changed)}, expected the same; use another --out"
+            f"{out}: holds a run with other {', '.join(changed)}, expected the same; use another --out"
         )
-    log.info("%s: this run has ended before; its checkpoint is reused", path.parent)
-    return record | {"reused": True}
+    if record is not None:
+        log.info("%s: this run has ended before; its checkpoint is reused", out)
+    return record and record | {"reused": True}
+
+
+def folder_sha256(folder: Path) -> str | None:
+    """Hash over the files of a schema folder, so that changed tables are another run; None for a data set by name."""
+    if not (folder / SCHEMA_FILE).is_file():
+        return None
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
 
 
 def new_model(prepared: Prepared, seed: int) -> OneRanker:
@@ -130,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--until", choices=SPLITS, default="valid", help="last split to learn from")
     out.add_argument("--steps", type=int, default=DEFAULT.steps, help="optimisation steps")
-    out.add_argument("--joint-steps", type=int, help="of these, the last: Step 3 joins (default: a quarter)")
+    out.add_argument("--joint-steps", type=int, help="of these, the last: Step 3 joins (default: 5/16)")
     out.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate, help="peak of the schedule")
     out.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="steps between saved states")
     out.add_argument("--seed", type=int, default=DEFAULT.seed, help="of weights, batches and dropout")
@@ -139,16 +152,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Words in, one library call, exit code out; stdout is one JSON line."""
-    arguments = parser().parse_args(argv)
+    words = parser()
+    arguments = words.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-    settings = replace(
-        DEFAULT,
-        steps=arguments.steps,
-        joint_steps=arguments.steps // 4 if arguments.joint_steps is None else arguments.joint_steps,
-        learning_rate=arguments.learning_rate,
-        save_every=arguments.save_every,
-        seed=arguments.seed,
-    )
+    try:
+        settings = replace(
+            DEFAULT,
+            steps=arguments.steps,
+            joint_steps=arguments.steps * 5 // 16 if arguments.joint_steps is None else arguments.joint_steps,
+            learning_rate=arguments.learning_rate,
+            save_every=arguments.save_every,
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        words.error(str(error))
     config = replace(preset(arguments.preset), retriever=RetrieverMode(arguments.retriever))
     try:
         record = train(

@@ -12,6 +12,7 @@ from torch import Tensor
 from oneranker.catalogue import running_counts
 from oneranker.config import OneRankerConfig
 from oneranker.data.streams import Streams
+from oneranker.errors import DataError
 from oneranker.padding import pad_windows
 
 
@@ -22,7 +23,7 @@ class BatchSettings:
     windows: int = 8  # histories encoded at once (B)
     positions: int = 8  # requests asked per history (P), each for targets of every head
     targets: int = 4  # target items sampled per head (K)
-    ranked: int = 2  # of a window's requests, those whose candidates are retrieved and ranked
+    ranked: int = 4  # of a window's requests, those whose candidates are retrieved and ranked
 
     def __post_init__(self) -> None:
         if not 1 <= self.ranked <= self.positions:
@@ -81,7 +82,7 @@ class BatchSampler:
         self.usable = (streams.request_split <= until) & has_target & (age > 0)
         self.requests = np.flatnonzero(self.usable)
         if not len(self.requests):
-            raise ValueError(
+            raise DataError(
                 "training: 0 requests with a history and a known item before the split date, expected some; "
                 "check the split dates in schema.toml and catalogue.min_users"
             )

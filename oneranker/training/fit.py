@@ -33,7 +33,7 @@ class FitSettings:
     """Optimisation; a run is resumed only under the very same settings."""
 
     steps: int = 1600
-    joint_steps: int = 400  # of these, the last: Step 3 joins Steps 1 and 2 (E38, staged); = steps: joint from scratch
+    joint_steps: int = 500  # of these, the last: Step 3 joins Steps 1 and 2 (E38, staged); = steps: joint from scratch
     learning_rate: float = 5e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
@@ -44,6 +44,9 @@ class FitSettings:
     loss: LossSettings = field(default_factory=LossSettings)
 
     def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "warmup_steps", "clip_norm", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"training: {name}={getattr(self, name)}, expected more than 0; raise it")
         if not 0 <= self.joint_steps <= self.steps:
             raise ValueError(
                 f"training: joint_steps={self.joint_steps} of steps={self.steps}, expected 0 to steps; lower it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,13 @@ from oneranker.data.streams import Streams, build_streams
 from oneranker.semantic_ids.anchors import fit_anchors
 from oneranker.semantic_ids.item_embeddings import item_embeddings
 from oneranker.semantic_ids.rq_kmeans import fit_rq_kmeans
-from oneranker.tokens import SimpleItemLookup, Tokenizer, column_of, text_of
+from oneranker.tokens import Field, SimpleItemLookup, Tokenizer, column_of, text_of
 from oneranker.weights import CATALOGUE_FILE, TOKENIZER_FILE
 
 log = logging.getLogger(__name__)
+POPULARITY = Field(  # one more field of every item: its events in the training part, in half octaves
+    name="events in training", type="number", edges=tuple(2.0 ** (half / 2) for half in range(32))
+)
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,15 @@ def read_prepared(dataset: Dataset, config: OneRankerConfig, folder: Path) -> Pr
 def fit_catalogue(dataset: Dataset, config: OneRankerConfig, seed: int) -> tuple[Tokenizer, Catalogue]:
     """Item embeddings from attributes and co-occurrence, RQ-KMeans codes, anchors (E5), and the tokenizer over them."""
     found = catalogue_items(dataset)
-    tokenizer = fit_tokenizer(dataset, config.code_levels, config.codes, found)
     _, group, row = train_baskets(dataset, found)
+    tokenizer = fit_tokenizer(dataset, config.code_levels, config.codes, found)
+    tokenizer = replace(tokenizer, content=(*tokenizer.content, POPULARITY))
+    columns = {**found.columns, POPULARITY.name: np.bincount(row, minlength=len(found.ids))}
     content = {
         field.name: field.encode(found.columns[field.name])[:, 0]
         if field.type == "number"
         else column_of([text_of(value) for value in found.columns[field.name].tolist()])
-        for field in tokenizer.content
+        for field in tokenizer.content[:-1]  # what is popular is no trait of an item
     }
     embeddings = item_embeddings(len(found.ids), config.width, content=content, group_id=group, item_row=row, seed=seed)
     ids = fit_rq_kmeans(embeddings, config.code_levels, config.codes, seed)
@@ -76,5 +81,5 @@ def fit_catalogue(dataset: Dataset, config: OneRankerConfig, seed: int) -> tuple
         codes=ids.codes,
         codebooks=ids.codebooks,
         anchors=anchors,
-        item_fields=tokenizer.item_fields(ids.codes, found.columns),
+        item_fields=tokenizer.item_fields(ids.codes, columns),
     )

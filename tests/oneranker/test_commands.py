@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_unknown_preset_is_a_usage_error(tmp_path: Path) -> None:
         train(["--data", "ml-100k", "--preset", "huge", "--out", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    "words", [["--steps", "0"], ["--steps", "4", "--joint-steps", "5"], ["--learning-rate", "nan"]]
+)
+def test_settings_that_cannot_train_are_usage_errors(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train(["--data", "ml-100k", *words, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_checkpoint_is_not_judged_on_a_split_it_has_learned_from(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,3 +165,18 @@ def test_output_folder_that_is_a_file_is_one_error(
     (tmp_path / "out").write_text("a file")
     assert train(["--data", str(shop), "--preset", "tiny", "--steps", "2", "--out", str(tmp_path / "out")]) == 1
     assert "choose another --out" in caplog.text
+
+
+def test_unfinished_run_of_other_data_is_not_gone_on_with(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tokenizer and codes lie in the folder already and would be mixed with the new tables."""
+    copy = tmp_path / "copy"
+    shutil.copytree(shop, copy)
+    words = ["--data", str(copy), "--preset", "tiny", "--steps", "4", "--out", str(tmp_path / "out")]
+    assert train(words) == 0
+    (tmp_path / "out" / "training.json").unlink()
+    with (copy / "log.csv").open("a") as log:
+        log.write("p0,w1,p0v99,1\n")
+    assert train(words) == 1
+    assert "data_sha256" in caplog.text

@@ -74,7 +74,7 @@ def test_step_3_stands_still_until_it_joins(prepared: Prepared, tmp_path: Path) 
 
 
 def test_training_lowers_the_loss(prepared: Prepared, tmp_path: Path) -> None:
-    settings = FitSettings(steps=60, joint_steps=20, batch=BatchSettings(windows=4, positions=3))
+    settings = FitSettings(steps=60, joint_steps=20, batch=BatchSettings(windows=4, positions=3, ranked=2))
     model = new_model(prepared, seed=0)
     sampler = BatchSampler(prepared.streams, prepared.config, settings.batch, items=60, until=0, seed=0)
     report = fit(model, sampler, ItemSide(prepared.catalogue), settings, tmp_path)
