@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(MINIMAL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(MINIMAL)
-	$(MINIMAL)/bin/python -m pip install --quiet --constraint constraints.txt numpy safetensors onnxruntime pytest
+	$(MINIMAL)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
 	@touch $@
 
 setup: $(VENV)/.installed ## the environment with everything for development

@@ -43,6 +43,7 @@ def command(*words: str) -> str:
 
 def kept(path: Path, key: str, *words: str) -> dict[str, Any]:
     """A command's JSON answer, kept in `path` and used again while `key` (what it depends on) stays the same."""
+    key = hashlib.sha256(" ".join((key, *words)).encode()).hexdigest()
     if path.exists():
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["key"] == key:

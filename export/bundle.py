@@ -17,11 +17,12 @@ from typing import IO
 from safetensors import SafetensorError
 
 from runtime.errors import BuildError, BundleError
-from runtime.manifest import Manifest, check_file
+from runtime.manifest import STAGES, Manifest, check_file
 
 logger = logging.getLogger(__name__)
 
 _LOCK = ".building"
+BUNDLE_ENTRIES = {"manifest.json", *STAGES, "items", "tokenizer.json", "masks.safetensors", _LOCK}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -58,11 +59,17 @@ def new_bundle(out: Path) -> Iterator[Path]:
 
 def swap_in(folder: Path, out: Path) -> None:
     """Put a finished folder at `out`; at every moment either the old bundle or the new one stands there."""
-    (folder / _LOCK).unlink()
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):  # safetensors writes files that only their owner may read
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+    try:
+        _rename_in(folder, out)
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)  # held until now: another build must not take the folder for a dead one's
+
+
+def _rename_in(folder: Path, out: Path) -> None:
     if not out.exists():
         folder.rename(out)
         return
@@ -111,7 +118,11 @@ class OldBundle:
 
 
 def _is_bundle(out: Path) -> bool:
-    return out.is_dir() and ((out / "manifest.json").is_file() or not any(out.iterdir()))
+    """An empty folder, or one with a manifest and nothing beside what a bundle has: nobody else's files are in it."""
+    if not out.is_dir():
+        return False
+    found = {path.name for path in out.iterdir()}
+    return not found or ("manifest.json" in found and found <= BUNDLE_ENTRIES)
 
 
 def _recover(out: Path) -> None:

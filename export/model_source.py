@@ -43,6 +43,11 @@ def read_source(settings: BuildSettings) -> ModelSource:
         check_catalogue(source.model.config, source.catalogue)
     except ValueError as error:  # CheckpointError, DataError and TokenError are ValueErrors of four facts
         raise BuildError(str(error)) from error
+    if not source.model.config.anchors:
+        raise BuildError(
+            f"{source.weights.detail}: anchors=0 (w/o Target), expected at least 1: no item index is without anchors "
+            "in this release. Export a model with fake items; this one can be trained and evaluated."
+        )
     _check_tokenizer(source)
     return source
 

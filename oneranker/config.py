@@ -68,7 +68,7 @@ class OneRankerConfig:
     task_mask: TaskMask = TaskMask.HETEROGENEOUS
     cross_first: bool = True  # False = Table 3 "w/o CA-Pri"
     task_decoupling: bool = True  # False = Table 2 "w/o MDA": one head state shared by all tasks
-    prefix_conditioned: bool = True  # False = Eq. 6 without earlier codes (E7)
+    prefix_conditioned: bool = True  # False = no G_l (E7); with anchors = 0 as well, Eq. 6 without earlier codes
     ranker_reads_tasks: bool = True  # False = Table 2 "w/o S2 token injection"
     ranker_detached: bool = False  # True = ranking loss stays out of Steps 1-2 (E30)
     dropout: float = 0.1

@@ -46,11 +46,16 @@ def evaluate_checkpoint(
         )
     dataset = load_dataset(data or record["data"], root, record["households"])
     prepared = read_prepared(dataset, model.config, checkpoint)
+    if not (prepared.streams.target_item >= 0).any():
+        raise CheckpointError(
+            f"{checkpoint}: none of the items of {dataset.schema.folder} is in its catalogue, expected the data set it "
+            f"was trained on ({record['data']}) or a later state of it; leave --data out"
+        )
     requests = first_requests(prepared.streams, SPLITS[split], chosen_users(prepared, users))
     if not len(requests.request):
         raise DataError(f"{record['data']}: 0 requests in split '{split}', expected some; move its split dates")
     unit = dataset.schema.chain.unit
-    out: dict[str, Any] = {"checkpoint": str(checkpoint), "data": record["data"], "split": split, "unit": unit}
+    out: dict[str, Any] = {"checkpoint": str(checkpoint), "data": data or record["data"], "split": split, "unit": unit}
     for new_only, name in ((False, "all_items"), (True, "new_items")):
         rankings: dict[str, Sequence[NDArray[np.int64]]] = {}
         items = len(prepared.catalogue.ids)
@@ -125,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, help="evaluate that many users, evenly spread")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     arguments = parser.parse_args(argv)
+    if arguments.users is not None and arguments.users < 1:
+        parser.error(f"--users is {arguments.users}, expected at least 1")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         report = evaluate_checkpoint(

@@ -78,7 +78,8 @@ class Ranker(nn.Module):
         mask = mask.expand(-1, -1, 1 + C, -1)  # ONNX Runtime's Attention broadcasts no query axis
         x = self.layer(x, key, value, mask, candidate_mask)[:, 1:]
         hidden = F.gelu(self.score_hidden(self.final_norm(x)))
-        scores = self.score_output(hidden).squeeze(-1).float()  # [B, C]
+        last = self.score_output
+        scores = F.linear(hidden.float(), last.weight.float(), last.bias.float()).squeeze(-1)  # [B, C], fp32 always
         return torch.where(candidate_items >= 0, scores, NOTHING)
 
     def _read(self, key_value: dict[str, Tensor], history_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,15 +73,19 @@ class TokenStream:
     group_token: np.ndarray
 
 
-def group_events(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bring events that share a label together, groups in order of their first event, stable within.
+def group_events(label: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups are runs of one label: what comes after another group is a group of its own; no history holds its future.
 
-    Shapes: label int64 [n] -> order int64 [n], group of each ordered event int64 [n], first event of each group [G]
+    Events of one moment have no order among themselves, so those that share a label come together there first.
+
+    Shapes: label int64 [n], moment [n] rising -> order int64 [n], group of each ordered event int64 [n], first event of
+        each group [G]
     """
-    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-    first_of_event = first[inverse.reshape(-1)]
-    order = np.argsort(first_of_event, kind="stable")
-    starts = np.diff(first_of_event[order], prepend=-1) != 0
+    _, code = np.unique(label, return_inverse=True)
+    step = np.cumsum(np.diff(moment, prepend=moment[:1]) != 0)
+    _, first, inverse = np.unique(step * (len(label) + 1) + code, return_index=True, return_inverse=True)
+    order = np.argsort(first[inverse.reshape(-1)], kind="stable")
+    starts = np.diff(code[order], prepend=-1) != 0
     return order, np.cumsum(starts) - 1, np.flatnonzero(starts)
 
 

@@ -187,7 +187,9 @@ class Tokenizer:
         Raises: TokenError for a request that breaks the format; the message says where and what to send instead.
         """
         columns = read_request(request, self)
-        order, event_group, first = group_events(columns.label)
+        order, event_group, first = group_events(
+            columns.label, columns.time if self.uses_time else np.arange(len(columns.label))
+        )
         ordered = order.tolist()
         item_ids = [columns.item_ids[i] for i in ordered]
         rows = np.where([item == "" for item in item_ids], NO_ITEM, items.rows(item_ids))

@@ -24,7 +24,7 @@ from oneranker.errors import CheckpointError, DataError
 from oneranker.model import OneRanker
 from oneranker.tokens import TokenError
 from oneranker.training.batches import BatchSampler
-from oneranker.training.fit import FitSettings, fit
+from oneranker.training.fit import RESUME_FILE, FitSettings, fit
 from oneranker.training.preparation import Prepared, prepare_training
 from oneranker.training.step import ItemSide
 from oneranker.training.warm_start import warm_start
@@ -57,6 +57,9 @@ def train(
         return finished
     dataset = load_dataset(data, root, households)
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / RUN_FILE).exists():  # whatever else lies there was fitted for something else
+        for name in (weights.TOKENIZER_FILE, weights.CATALOGUE_FILE, RESUME_FILE):
+            (out / name).unlink(missing_ok=True)
     weights.write_text(out / RUN_FILE, json.dumps(wanted, indent=1))
     prepared = prepare_training(dataset, config, out, settings.seed)
     model = new_model(prepared, settings.seed)
@@ -81,6 +84,7 @@ def train(
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     weights.write_text(out / RECORD_FILE, json.dumps(record, indent=1))
+    (out / RESUME_FILE).unlink(missing_ok=True)  # three times the weights, and nothing is left to resume
     return record
 
 
@@ -101,6 +105,8 @@ def finished_run(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{out}: holds a run with other {', '.join(changed)}, expected the same; use another --out"
         )
+    if record is not None and not (out / weights.WEIGHTS_FILE).exists():
+        raise CheckpointError(f"{out}: a finished run without {weights.WEIGHTS_FILE}, expected it; remove the folder")
     if record is not None:
         log.info("%s: this run has ended before; its checkpoint is reused", out)
     return record and record | {"reused": True}
@@ -125,7 +131,7 @@ def new_model(prepared: Prepared, seed: int) -> OneRanker:
 def head_targets(prepared: Prepared, stages: Sequence[str]) -> list[str]:
     """What each retrieval head is trained to find (E12)."""
     interest = prepared.config.interest_tokens
-    named = [f"items {stage} in this request" for stage in stages][:interest]
+    named = [f"items {stage} in this request" for stage in stages][:interest] or ["items of this request"]
     later = [f"items of the request {i + 1} later" for i in range(interest - len(named))]
     return [*named, *later, "items of this request, weighted by value"]
 
@@ -177,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (OSError, SafetensorError) as error:
         log.error(
-            "%s: could not be written (%s), expected a writable folder with room; free space or choose another --out. "
-            "What was saved before is whole.",
-            arguments.out,
+            "%s: could not be read or written (%s), expected tables to read and an --out to write with room; "
+            "free space, or name other folders. What was saved before is whole.",
+            getattr(error, "filename", None) or arguments.out,
             error,
         )
         return 1

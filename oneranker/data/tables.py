@@ -171,7 +171,11 @@ class _EventRows:
             group, names = ids_of(self.frame[spec.group])
             named = (group >= 0) & ~self.content
             label = np.where(named, self.user * len(names) + group, label)
-        regroup, event_group, first = group_events(label[order])
+        moment = np.arange(len(order))
+        if schema.uses_time:
+            user, time = self.user[order], self.time[order]
+            moment = np.cumsum((np.diff(user, prepend=user[:1]) != 0) | (np.diff(time, prepend=time[:1]) != 0))
+        regroup, event_group, first = group_events(label[order], moment)
         order = order[regroup]
         head = order[first]
         user, content = self.user[head], self.content[head]

@@ -134,7 +134,7 @@ class BatchSampler:
         for row, request in enumerate(requests):
             user = streams.request_user[request]
             for head in range(M):
-                ahead = max(0, head - stages + 1) if head < M - 1 else 0
+                ahead = max(0, head - max(stages, 1) + 1) if head < M - 1 else 0
                 wanted = request + ahead
                 if wanted >= self.last_request[user] or streams.request_split[wanted] > self.until:
                     continue

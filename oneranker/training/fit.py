@@ -47,6 +47,8 @@ class FitSettings:
         for name in ("steps", "learning_rate", "warmup_steps", "clip_norm", "save_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"training: {name}={getattr(self, name)}, expected more than 0; raise it")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"training: seed={self.seed}, expected 0 to 2**32 - 1; choose another")
         if not 0 <= self.joint_steps <= self.steps:
             raise ValueError(
                 f"training: joint_steps={self.joint_steps} of steps={self.steps}, expected 0 to steps; lower it"

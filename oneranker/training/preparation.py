@@ -12,6 +12,7 @@ from oneranker.catalogue import Catalogue, check_catalogue
 from oneranker.config import OneRankerConfig
 from oneranker.data.dataset import Dataset, catalogue_items, fit_tokenizer, train_baskets
 from oneranker.data.streams import Streams, build_streams
+from oneranker.errors import DataError
 from oneranker.semantic_ids.anchors import fit_anchors
 from oneranker.semantic_ids.item_embeddings import item_embeddings
 from oneranker.semantic_ids.rq_kmeans import fit_rq_kmeans
@@ -39,6 +40,11 @@ def prepare_training(dataset: Dataset, config: OneRankerConfig, folder: Path, se
 
     Raises: CheckpointError or DataError when what lies there does not fit.
     """
+    if config.candidate_features:
+        raise DataError(
+            f"training: candidate_features={config.candidate_features}, expected 0: no data set brings numbers per "
+            "candidate in this release; train without them"
+        )
     tokenizer_path, catalogue_path = folder / TOKENIZER_FILE, folder / CATALOGUE_FILE
     if not (tokenizer_path.exists() and catalogue_path.exists()):
         tokenizer, catalogue = fit_catalogue(dataset, config, seed)

@@ -149,9 +149,12 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_half_written(
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
-def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("also", [None, "manifest.json"], ids="with {}".format)
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path, also: str | None) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "thesis.txt").write_text("years of work")
+    if also:
+        (tmp_path / "bundle" / also).write_text("{}")
     with pytest.raises(BuildError, match="holds something that is not a bundle"), new_bundle(tmp_path / "bundle"):
         raise AssertionError("nothing may run")
     assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years of work"

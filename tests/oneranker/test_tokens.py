@@ -118,9 +118,9 @@ def test_no_history_is_the_user_and_the_request(tokenizer: Tokenizer, items: Sim
 
 def test_events_of_one_group_come_together_where_the_group_began(tokenizer: Tokenizer, items: SimpleItemLookup) -> None:
     names = [("i0", "a"), ("i1", "b"), ("i2", "a"), ("i3", None), ("i4", "b")]
-    events = [{"item": item, "group": group, "time": time} for time, (item, group) in enumerate(names)]
+    events = [{"item": item, "group": group, "time": 4} for item, group in names]
     tokens = tokenizer.encode({"now": 9, "events": events}, items, 32)
-    assert tokens.token_time.tolist() == [0, 0, 0, 0, 1, 1, 1, 3, 3, 9]
+    assert tokens.token_time.tolist() == [4, 4, 4, 4, 4, 4, 4, 4, 4, 9]
     shown = tokens.token_fields[tokens.token_kind == ITEM, :L] - 1 - np.arange(L) * V
     assert np.array_equal(shown, CODES[[0, 2, 1, 4, 3]])
 
@@ -128,13 +128,27 @@ def test_events_of_one_group_come_together_where_the_group_began(tokenizer: Toke
 def test_group_events_agrees_with_a_loop() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
-        label = rng.integers(-2, 4, size=rng.integers(0, 12))
-        order, group, first = group_events(label)
-        seen = list(dict.fromkeys(label.tolist()))
-        expected = [i for wanted in seen for i, found in enumerate(label) if found == wanted]
+        size = rng.integers(0, 12)
+        label, moment = rng.integers(-2, 4, size=size), np.sort(rng.integers(0, 5, size=size))
+        order, group, first = group_events(label, moment)
+        expected = []
+        for now in dict.fromkeys(moment.tolist()):
+            at = [i for i in range(size) if moment[i] == now]
+            expected += [i for wanted in dict.fromkeys(label[at].tolist()) for i in at if label[i] == wanted]
+        runs = [i for i in range(size) if i == 0 or label[expected[i]] != label[expected[i - 1]]]
         assert order.tolist() == expected
-        assert [seen[g] for g in group] == [label[i] for i in expected]
-        assert [expected[i] for i in first] == [label.tolist().index(wanted) for wanted in seen]
+        assert first.tolist() == runs
+        assert group.tolist() == [sum(start <= i for start in runs) - 1 for i in range(size)]
+
+
+def test_no_history_holds_an_event_of_its_future(tokenizer: Tokenizer, items: SimpleItemLookup) -> None:
+    """Two groups interleaved in time: the second's tokens stand before what the first did later."""
+    times, labels = [1, 5, 10], ["a", "b", "a"]
+    events = [{"item": f"i{n}", "group": g, "time": t} for n, (g, t) in enumerate(zip(labels, times, strict=True))]
+    tokens = tokenizer.encode({"now": 20, "events": events}, items, 32)
+    assert tokens.token_time.tolist() == sorted(tokens.token_time.tolist())
+    shown = tokens.token_fields[tokens.token_kind == ITEM, :L] - 1 - np.arange(L) * V
+    assert np.array_equal(shown, CODES[[0, 1, 2]])
 
 
 def test_hour_weekday_and_gap_agree_with_the_calendar(tokenizer: Tokenizer, items: SimpleItemLookup) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from assertions import assert_close
 
+import runtime.forward
 from export.model_source import ModelSource, read_source
 from export.settings import BuildSettings
 from oneranker.catalogue import index_tensors
@@ -188,6 +189,30 @@ def test_padding_batching_and_order_of_candidates_change_no_answer(source: Model
         order = generator.permutation(count)
         shuffled = pipeline.rank([case.candidates[row][:count][order].tolist()])[0, :count]
         assert_close(torch.from_numpy(shuffled), torch.from_numpy(ranked[row, :count][order]), atol=1e-5)
+
+
+def test_real_graphs_answer_the_same_at_every_padded_size(
+    source: ModelSource, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets so small that the tiny model has several: 4, 8, 16, 20 tokens and 2, 4, 8, 13 candidates."""
+    generator = np.random.default_rng(11)
+    cases = [random_case(source, generator, 1) for _ in range(8)]
+    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
+        wide = [(answer(pipeline, case), pipeline.rank(case.candidates)) for case in cases]
+    monkeypatch.setattr(runtime.forward, "SMALLEST_HISTORY", 4)
+    monkeypatch.setattr(runtime.forward, "SMALLEST_CANDIDATES", 2)
+    sizes = set()
+    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
+        for case, (found, ranked) in zip(cases, wide, strict=True):
+            tight = answer(pipeline, case)
+            sizes.add(pipeline.read("history_hidden").shape[1])
+            assert torch.equal(tight["candidate_items"], found["candidate_items"])
+            pads = found["scores"] < NOTHING
+            assert_close(tight["scores"].masked_fill(pads, 0), found["scores"].masked_fill(pads, 0), atol=1e-5)
+            count = int((case.candidates >= 0).sum())
+            few = pipeline.rank([case.candidates[0, :count].tolist()])[:, :count]
+            assert_close(torch.from_numpy(few), torch.from_numpy(ranked[:, :count].copy()), atol=1e-5)
+    assert len(sizes) > 1, "the requests must fall into several buckets"
 
 
 def test_chain_copies_no_key_or_value_between_stages(source: ModelSource, pipeline: Pipeline) -> None:

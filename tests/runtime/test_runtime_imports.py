@@ -62,7 +62,7 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(bundle: Path) -> 
     program = "from runtime import DeviceError, Pipeline\ntry: Pipeline.load(sys.argv[1])\n"
     program += "except DeviceError as error: sys.exit(str(error))"
     done = python(program, *NEVER, "onnxruntime", words=(str(bundle),))
-    assert "pip install 'oneranker[serve]'" in done.stderr
+    assert "pip install -e '.[serve]'" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["runtime.recommend"])
