@@ -111,9 +111,7 @@ def test_a_graph_that_stops_is_told_with_its_shapes(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here_is_an_error_and_no_fallback(tmp_path: Path) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has a CUDA provider")
-    with pytest.raises(DeviceError, match="device 'cuda' was asked for, but onnxruntime offers"):
+    with pytest.raises(DeviceError, match="device 'cuda' was asked for, but this release"):
         load(tmp_path, device="cuda")
     with pytest.raises(DeviceError, match="device 'tpu' was asked for"):
         load(tmp_path, device="tpu")

