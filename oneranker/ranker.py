@@ -79,7 +79,7 @@ class Ranker(nn.Module):
         x = self.layer(x, key, value, mask, candidate_mask)[:, 1:]
         hidden = F.gelu(self.score_hidden(self.final_norm(x)))
         last = self.score_output
-        scores = F.linear(hidden.float(), last.weight.float(), last.bias.float()).squeeze(-1)  # [B, C], fp32 always
+        scores = (hidden * last.weight[0]).float().sum(-1) + last.bias.float()  # [B, C], summed in fp32 always
         return torch.where(candidate_items >= 0, scores, NOTHING)
 
     def _read(self, key_value: dict[str, Tensor], history_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
