@@ -49,10 +49,15 @@ def train(
 
     Raises: DataError, CheckpointError, TokenError, ValueError: each says where, what was there, what was expected.
     """
+    content = folder_sha256(Path(data))
     wanted = {
-        "data": data, "data_sha256": folder_sha256(Path(data)), "until": until, "households": households,
-        "settings": asdict(settings), "model": json.loads(config.to_json()),
-    }  # fmt: skip
+        "data": data if content is None else "a folder, by its content",
+        "data_sha256": content,
+        "until": until,
+        "households": households,
+        "settings": asdict(settings),
+        "model": json.loads(config.to_json()),
+    }
     if finished := finished_run(out, wanted):
         return finished
     dataset = load_dataset(data, root, households)
@@ -77,6 +82,7 @@ def train(
     report = fit(model, sampler, items, settings, out)
     weights.save(model, out)
     record = wanted | {
+        "data": data,
         "reused": False,
         "heads": head_targets(prepared, dataset.schema.chain.stages),
         "data_report": asdict(dataset.report),

@@ -165,6 +165,7 @@ def run(program: str) -> dict[str, Any]:
 def beside_a_bundle(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a copy of the tiny bundle, where the docs' code runs."""
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    shutil.copytree(tiny_bundle, tmp_path / "demo" / "bundle")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
