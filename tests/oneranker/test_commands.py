@@ -164,7 +164,7 @@ def test_output_folder_that_is_a_file_is_one_error(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     assert train(["--data", str(shop), "--preset", "tiny", "--steps", "2", "--out", str(tmp_path / "out")]) == 1
-    assert "choose another --out" in caplog.text
+    assert "name other folders" in caplog.text
 
 
 def test_unfinished_run_of_other_data_is_not_gone_on_with(
