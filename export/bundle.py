@@ -99,9 +99,6 @@ class OldBundle:
                 self.reason = str(error)
                 logger.warning("the old bundle is not reused: %s", error)
 
-    def fingerprint(self, stage: str) -> str | None:
-        return self.manifest.stages[stage].fingerprint if self.manifest else None
-
     def carry(self, stage: str, fingerprint: str, folder: Path) -> bool:
         """Copy a stage over if it was built from the same things and no byte of it has changed since."""
         if self.manifest is None or self.manifest.stages[stage].fingerprint != fingerprint:
