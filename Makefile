@@ -14,7 +14,7 @@ help: ## what there is
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: Python %d.%d found, 3.11 or newer expected; run make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,export,serve,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,export,serve,trt,dev]'
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps recbole # ml-100k lies inside; never imported
 	@touch $@
 

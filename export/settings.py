@@ -59,6 +59,14 @@ class BuildSettings:
     max_shapes: Mapping[str, int] = field(default_factory=dict)
     items: int | None = None  # size of the synthetic catalogue of a build with random weights
     seed: int = 0
+    attention_block: int = 256  # query rows per block of HSTU's causal attention; 0: one block
+    keep_fp32: tuple[str, ...] = ()  # modules whose inside stays fp32, such as "ranker.layer.feed"
+    keep_bf16: tuple[str, ...] = ()  # the same in bf16
+    max_items: int = 10_000_000  # N of an engine's profiles
+    workspace_mib: int | None = None  # None: the engine's own limit
+    builder_level: int | None = None  # None: the engine's own level
+    timing_cache: Path | None = None  # TensorRT only
+    compute_capabilities: tuple[str, ...] = ()  # TensorRT-RTX only, such as ("8.9", "12.0"); none: its portable set
 
     def __post_init__(self) -> None:
         if self.stage not in ALL_STAGES:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from runtime.errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STAGES = ("generator", "enhancer", "retriever", "ranker")
 REBUILD = "Rebuild with `python -m export.build --stage all`"
 
@@ -37,8 +37,30 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileEntry:
+    """One optimisation profile of a plan, in the plan's own order; letter -> (min, opt, max)."""
+
+    name: str
+    letters: dict[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEntry:
+    """An engine that was built from a stage's graph."""
+
+    file: str
+    sha256: str
+    bytes: int
+    engine: str  # the module: "tensorrt" or "tensorrt_rtx"
+    version: str  # of that module, in full; a plan serves on no other
+    compute_capabilities: tuple[str, ...]  # such as "8.9"; none named: whatever the engine's own check takes
+    profiles: tuple[ProfileEntry, ...]
+    verified: str  # on which device its answers were compared with PyTorch, or "not run on a GPU"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageEntry:
-    """One exported graph and its tensors, in the graph's own order."""
+    """One exported graph and its tensors, in the graph's own order, and the engine built from it."""
 
     file: str
     sha256: str
@@ -46,6 +68,7 @@ class StageEntry:
     fingerprint: str
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+    plan: PlanEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +198,9 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "int | None": (int, type(None)),
     "tuple[TensorEntry, ...]": list,
     "tuple[int | str, ...]": list,
+    "tuple[str, ...]": list,
+    "tuple[ProfileEntry, ...]": list,
+    "PlanEntry | None": (dict, type(None)),
 }
 
 
@@ -209,7 +235,24 @@ def _stage(raw: Any, where: str) -> StageEntry:
     values = _strict(StageEntry, raw, where)
     for side in ("inputs", "outputs"):
         values[side] = tuple(_tensor(row, f"{where}.{side}[{i}]") for i, row in enumerate(values[side]))
+    if values["plan"] is not None:
+        values["plan"] = _plan(values["plan"], f"{where}.plan")
     return StageEntry(**values)
+
+
+def _plan(raw: Any, where: str) -> PlanEntry:
+    values = _strict(PlanEntry, raw, where)
+    values["compute_capabilities"] = tuple(map(str, values["compute_capabilities"]))
+    values["profiles"] = tuple(_profile(row, f"{where}.profiles[{i}]") for i, row in enumerate(values["profiles"]))
+    if not values["profiles"]:
+        raise BundleError(f"{where}: has no profiles, expected at least one. {REBUILD}.")
+    return PlanEntry(**values)
+
+
+def _profile(raw: Any, where: str) -> ProfileEntry:
+    values = _strict(ProfileEntry, raw, where)
+    letters = {letter: _range(row, f"{where}.letters.{letter}") for letter, row in values["letters"].items()}
+    return ProfileEntry(name=values["name"], letters=letters)
 
 
 def _tensor(raw: Any, where: str) -> TensorEntry:

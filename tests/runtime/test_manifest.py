@@ -31,7 +31,7 @@ def test_letters_are_the_models_one_letter_numbers(bundle: Path) -> None:
 
 def test_another_schema_gets_the_rebuild_hint(damaged: Path) -> None:
     fake_bundle.edit_manifest(damaged, schema_version=99)
-    with pytest.raises(BundleError, match=r"schema 99, this runtime reads schema 1\. Rebuild with `python -m export"):
+    with pytest.raises(BundleError, match=r"schema 99, this runtime reads schema 2\. Rebuild with `python -m export"):
         Manifest.read(damaged)
 
 
