@@ -58,8 +58,7 @@ def open_bundle(
     tokenizer = _read_tokenizer(tokenizer_path)
     _check_alphabet(bundle, manifest, tokenizer, index)
     stages = {
-        name: OnnxStage.load(name, graphs[name], *_specs(row), device=device, threads=threads)
-        for name, row in manifest.stages.items()
+        name: OnnxStage.load(name, graphs[name], *_specs(row), threads=threads) for name, row in manifest.stages.items()
     }
     return OpenBundle(manifest, stages, tokenizer, masks, index)
 

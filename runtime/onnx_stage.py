@@ -1,17 +1,21 @@
-"""One stage on ONNX Runtime: a session tied to the caller's memory by raw pointers."""
+"""One stage on ONNX Runtime: a session tied to the caller's memory, on the host or on a device, by raw pointers."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from runtime.buffers import address
+from runtime.device import Device, GraphCounts
+from runtime.device_feed import run_on_device
 from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
-from runtime.stage import Array, Tensors, TensorSpec, check_feed, parse_dim
+from runtime.onnx_cuda import CudaBinding, Placement, open_session
+from runtime.stage import Array, Binding, Tensors, TensorSpec, check_feed, parse_dim
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _ONNX_TYPES = {
@@ -52,13 +56,30 @@ class OnnxBinding:
 
 
 class OnnxStage:
-    """A graph loaded into an ONNX Runtime session, on the device that was asked for and no other."""
+    """A graph loaded into an ONNX Runtime session, on the device that was asked for and no other.
 
-    def __init__(self, name: str, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    On a device every binding's `run` returns before the work is done: `device.synchronize` waits for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        device: Device | None = None,
+        placement: Placement | None = None,
+        graphs: bool = False,
+    ) -> None:
         self.name = name
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.device = device
+        self.placement = placement  # of the nodes; None on the host
+        self.graph_counts = GraphCounts()
         self._session = session
+        self._graph_ids = itertools.count(1) if graphs else None  # one for each binding, never used again
         _check_graph(name, "input", self.inputs, session.get_inputs())
         _check_graph(name, "output", self.outputs, session.get_outputs())
 
@@ -70,27 +91,26 @@ class OnnxStage:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         *,
-        device: str = "cpu",
+        device: Device | None = None,
         threads: int | None = None,
+        graphs: bool = False,
     ) -> Self:
-        """Open a graph.
+        """Open a graph on the host (no `device`) or on a CUDA device, there with captured CUDA graphs if asked for.
 
         Raises:
             BundleError: If the graph cannot be read, or its inputs and outputs are not the manifest's.
-            DeviceError: If ONNX Runtime or the device is not here.
+            DeviceError: If ONNX Runtime or the device is not here, or cannot do what was asked for.
         """
-        provider = provider_of(device)
+        if device is not None:
+            session, placement = open_session(name, path, device, _settings(threads), graphs=graphs)
+            return cls(name, session, inputs, outputs, device=device, placement=placement, graphs=graphs)
+        if graphs:
+            raise DeviceError(f"{name}: CUDA graphs were asked for on the host, expected a device. Ask for none.")
+        provider = provider_of("cpu")
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, with the stage's name, not printed
-        options.inter_op_num_threads = 1
-        # four sessions share the cores: a pool that spins after its stage takes them from the next one
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            session = onnxruntime.InferenceSession(str(path), _settings(threads), [provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load this graph ({error}). "
@@ -100,8 +120,10 @@ class OnnxStage:
             raise DeviceError(f"{name}: the session runs on {found}, expected {provider}. Ask for device='cpu'.")
         return cls(name, session, inputs, outputs)
 
-    def bind(self, inputs: Tensors, outputs: Tensors) -> OnnxBinding:
-        """Tie the session to these very arrays: the first are read and the second written at every run.
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
+        """Tie the session to this very memory: the first is read and the second written at every run.
+
+        Host arrays for a stage on the host, DeviceTensors for one on a device.
 
         Raises:
             FeedError: If a tensor is missing, unknown, or of another dtype or shape.
@@ -110,14 +132,16 @@ class OnnxStage:
         for name, size in check_feed(self.name, self.outputs, outputs, "output").items():
             if bound.setdefault(name, size) != size:
                 raise FeedError(f"{self.name}: outputs have {name}={size}, inputs {name}={bound[name]}. Bind one size.")
-        return OnnxBinding(self.name, self._session, inputs, outputs)
+        return self._bind(inputs, outputs, bound, captured=True)
 
     def run(self, feed: Tensors) -> dict[str, Array]:
-        """Answer with fresh arrays that no later call will overwrite.
+        """Answer with fresh host arrays that no later call will overwrite.
 
         Raises:
             FeedError: If a tensor is missing, unknown, or of another dtype or shape.
         """
+        if self.device is not None:
+            return run_on_device(self.name, self.device, self.inputs, self.outputs, self._bind_once, feed)
         feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         letters = check_feed(self.name, self.inputs, feed)
         outputs = {spec.name: np.empty(spec.sized(letters), spec.numpy_dtype) for spec in self.outputs}
@@ -126,6 +150,40 @@ class OnnxStage:
 
     def close(self) -> None:
         self._session = None
+
+    def _bind_once(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
+        """For buffers that live for one run: nothing is captured."""
+        return self._bind(inputs, outputs, {}, captured=False)
+
+    def _bind(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], letters: Mapping[str, int], *, captured: bool
+    ) -> Binding:
+        if self.device is None:
+            return OnnxBinding(self.name, self._session, inputs, outputs)
+        return CudaBinding(
+            self.name,
+            self._session,
+            self.device,
+            inputs,
+            outputs,
+            key=" ".join([self.name, *(f"{letter}={size}" for letter, size in letters.items())]),
+            counts=self.graph_counts,
+            graph=next(self._graph_ids) if captured and self._graph_ids is not None else None,
+        )
+
+
+def _settings(threads: int | None) -> Any:
+    """The session options that every device shares."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # what goes wrong is raised, with the stage's name, not printed
+    settings.inter_op_num_threads = 1
+    # four sessions share the cores: a pool that spins after its stage takes them from the next one
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    return settings
 
 
 def provider_of(device: str) -> str:

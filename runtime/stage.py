@@ -80,8 +80,10 @@ def _listed(letters: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={value}" for name, value in letters.items()) or "nothing"
 
 
-def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Tensors, kind: str = "input") -> dict[str, int]:
+def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Mapping[str, Any], kind: str = "input") -> dict[str, int]:
     """Compare the names, dtypes, ranks and dims of `feed` with `specs`; letters bind at their first use.
+
+    A feed holds arrays or `runtime.device.DeviceTensor`s, which are never strided.
 
     Returns:
         The letters with the sizes that they were bound to.
@@ -107,7 +109,7 @@ def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Tensors, kind: str
                 f"{stage}: {kind} {spec.name!r} is {array.dtype} {list(array.shape)}, "
                 f"expected {spec.dtype} {list(spec.shape)} (bound so far: {_listed(before)})"
             )
-        if not array.flags.c_contiguous:
+        if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
             raise FeedError(f"{stage}: {kind} {spec.name!r} is strided, expected one block; use np.ascontiguousarray")
     return bound
 

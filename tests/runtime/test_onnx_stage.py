@@ -11,7 +11,7 @@ import pytest
 
 from runtime.buffers import address
 from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
-from runtime.onnx_stage import OnnxStage
+from runtime.onnx_stage import OnnxStage, provider_of
 from runtime.stage import TensorSpec
 
 INPUTS = [TensorSpec("left", "float32", ("B", 3)), TensorSpec("right", "float32", ("B", 3))]
@@ -110,11 +110,23 @@ def test_a_graph_that_stops_is_told_with_its_shapes(tmp_path: Path) -> None:
         stage.run(feed(5))
 
 
-def test_a_device_that_is_not_here_is_an_error_and_no_fallback(tmp_path: Path) -> None:
+def test_a_device_that_is_not_here_is_an_error_and_no_fallback() -> None:
     with pytest.raises(DeviceError, match="device 'cuda' was asked for, but this release"):
-        load(tmp_path, device="cuda")
+        provider_of("cuda")
     with pytest.raises(DeviceError, match="device 'tpu' was asked for"):
-        load(tmp_path, device="tpu")
+        provider_of("tpu")
+
+
+def test_a_session_that_fails_is_not_tried_again_with_a_word_on_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: onnxruntime.InferenceSession, *given: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(BundleError, match="no memory"):
+        load(tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_session_on_another_provider_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""Host arrays into a stage on a device and back, over buffers that live for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime.device import Device, DeviceTensor
+from runtime.stage import Array, Binding, Tensors, TensorSpec, check_feed
+
+Bind = Callable[[Mapping[str, DeviceTensor], Mapping[str, DeviceTensor]], Binding]
+
+
+def run_on_device(
+    stage: str, device: Device, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], bind: Bind, feed: Tensors
+) -> dict[str, Array]:
+    """Copy `feed` to the device, run once and answer with fresh host arrays: for checks, not for serving.
+
+    Raises:
+        FeedError: If a tensor is missing, unknown, or of another dtype or shape.
+        DeviceError: If the device has no memory left, or the run stops.
+    """
+    host = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+    letters = check_feed(stage, inputs, host)
+    answers: dict[str, Array] = {spec.name: np.empty(spec.sized(letters), spec.numpy_dtype) for spec in outputs}
+    addresses: list[int] = []
+
+    def place(array: np.ndarray[Any, Any]) -> DeviceTensor:
+        addresses.append(device.allocate(max(array.nbytes, 1)))
+        return DeviceTensor(addresses[-1], array.dtype, array.shape)
+
+    try:
+        reads = {name: place(array) for name, array in host.items()}
+        writes = {name: place(array) for name, array in answers.items()}
+        for name, array in host.items():
+            device.to_device(reads[name].address, array)
+        binding = bind(reads, writes)
+        binding.run()
+        for name, array in answers.items():
+            device.to_host(array, writes[name].address)
+        device.synchronize()
+    finally:
+        for address in addresses:
+            device.free(address)
+    return answers
