@@ -1,4 +1,4 @@
-"""The memory between the stages: one owner buffer for each tensor name, and the ledger of everything that is copied."""
+"""The memory between the stages: one place for each tensor name, and the ledger of everything that is copied."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from runtime.errors import BundleError
-from runtime.stage import Array, TensorSpec
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+from runtime.memory import ALIGNMENT, Memory, view
+from runtime.stage import Tensor, TensorSpec
 
 
 @dataclass(slots=True)
@@ -33,15 +30,15 @@ class Copies:
 
 
 class Arena:
-    """Owns one buffer for each tensor name, big enough for the largest shape of the profile.
+    """Owns the memory of every tensor that travels between the stages: one block, one place in it for each name.
 
-    A smaller shape is a view of the buffer's start, so a tensor has the same address at every batch size and bucket.
-    Untouched pages of a large buffer take no physical memory.
+    A place is big enough for the largest shape of the profile. A smaller shape is a view of the place's start, so a
+    tensor has the same address at every batch size and bucket.
     """
 
-    def __init__(self, specs: Iterable[TensorSpec], limits: Mapping[str, int]) -> None:
+    def __init__(self, specs: Iterable[TensorSpec], limits: Mapping[str, int], memory: Memory) -> None:
         self._spec: dict[str, TensorSpec] = {}
-        self._memory: dict[str, Array] = {}
+        sizes: dict[str, int] = {}
         for spec in specs:
             known = self._spec.setdefault(spec.name, spec)
             if known.dtype != spec.dtype or len(known.shape) != len(spec.shape):
@@ -50,33 +47,22 @@ class Arena:
                     f"{list(spec.shape)}, expected the same. Rebuild with `python -m export.build --stage all`."
                 )
             size = math.prod(spec.sized(limits)) * spec.numpy_dtype.itemsize
-            if spec.name not in self._memory or self._memory[spec.name].nbytes < size:
-                self._memory[spec.name] = aligned_bytes(size)
+            sizes[spec.name] = max(size, sizes.get(spec.name, 0))
+        self._place: dict[str, range] = {}
+        begin = 0
+        for name, size in sizes.items():
+            self._place[name] = range(begin, begin + size)
+            begin += -(-size // ALIGNMENT) * ALIGNMENT
+        self._block = memory.allocate(begin, "the tensors between the stages")
 
     @property
     def nbytes(self) -> int:
-        """The capacity of all buffers together."""
-        return sum(memory.nbytes for memory in self._memory.values())
+        """The capacity of all places together."""
+        return self._block.nbytes
 
-    def view(self, name: str, shape: tuple[int, ...]) -> Array:
-        """The buffer of `name` as an array of `shape`, in place."""
-        memory, dtype = self._memory[name], self._spec[name].numpy_dtype
+    def view(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The place of `name` as a tensor of `shape`, nothing copied."""
+        place, dtype = self._place[name], self._spec[name].numpy_dtype
         size = math.prod(shape) * dtype.itemsize
-        assert size <= memory.nbytes, f"{name} {list(shape)} is over its buffer of {memory.nbytes} bytes"
-        return memory[:size].view(dtype).reshape(shape)
-
-
-def aligned_bytes(size: int) -> Array:
-    """Zeroed memory whose address is a multiple of ALIGNMENT.
-
-    Shapes: -> uint8 [size]
-    """
-    memory = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -address(memory) % ALIGNMENT
-    return memory[start : start + size]
-
-
-def address(array: Array) -> int:
-    """Where the first element of `array` lies."""
-    pointer: int = array.__array_interface__["data"][0]
-    return pointer
+        assert size <= len(place), f"{name} {list(shape)} is over its place of {len(place)} bytes"
+        return view(self._block, place.start, dtype, shape)

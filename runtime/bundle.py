@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from oneranker.tokens import Tokenizer
-from runtime.errors import BundleError, DeviceError
+from runtime.errors import BundleError
 from runtime.items import ItemIndex
 from runtime.manifest import REBUILD, Manifest, StageEntry, TensorEntry, check_file
 from runtime.masks import Masks
-from runtime.onnx_stage import OnnxStage, provider_of
-from runtime.stage import TensorSpec
+from runtime.memory import DeviceMemory
+from runtime.onnx_stage import OnnxStage
+from runtime.serving import ONNX, Serving, choose_serving
+from runtime.stage import Stage, TensorSpec
+from runtime.trt_stage import TrtStage
 
-ENGINES = ("auto", "onnxruntime")
-DEVICES = {"auto": "cpu"}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,11 @@ class OpenBundle:
     """Everything that a pipeline is made of."""
 
     manifest: Manifest
-    stages: Mapping[str, OnnxStage]
+    stages: Mapping[str, Stage]
     tokenizer: Tokenizer
     masks: Masks
     index: ItemIndex
+    serving: Serving
 
 
 def open_bundle(
@@ -36,31 +41,62 @@ def open_bundle(
     device: str = "auto",
     threads: int | None = None,
     items: str | Path | None = None,
+    cuda_graphs: bool = True,
 ) -> OpenBundle:
-    """Check and load a bundle; `items` replaces the bundle's own item index.
+    """Check and load a bundle; `items` replaces the bundle's own item index, the rest is as in `Pipeline.load`.
 
     Raises:
         BundleError: If any file is missing, cut short, edited, or does not fit the others.
         DeviceError: If the engine or the device is not here.
     """
     bundle = Path(bundle)
-    device = DEVICES.get(device, device)
-    if engine not in ENGINES:
-        raise DeviceError(f"engine {engine!r} was asked for, this release serves {', '.join(ENGINES)}. Ask for 'auto'.")
-    provider_of(device)
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}, expected at least 1, or None for all cores")
     manifest = Manifest.read(bundle)
-    graphs = {name: check_file(bundle, row.file, row.sha256, row.bytes) for name, row in manifest.stages.items()}
+    for row in manifest.stages.values():
+        for entry in (row, row.plan):
+            if entry is not None:
+                check_file(bundle, entry.file, entry.sha256, entry.bytes)
     tokenizer_path = check_file(bundle, manifest.tokenizer.file, manifest.tokenizer.sha256)
     masks = Masks.read(check_file(bundle, manifest.masks.file, manifest.masks.sha256))
     index = _read_index(bundle, manifest, items)
     tokenizer = _read_tokenizer(tokenizer_path)
     _check_alphabet(bundle, manifest, tokenizer, index)
-    stages = {
-        name: OnnxStage.load(name, graphs[name], *_specs(row), threads=threads) for name, row in manifest.stages.items()
-    }
-    return OpenBundle(manifest, stages, tokenizer, masks, index)
+    serving = choose_serving(bundle, manifest, engine, device)
+    logger.info("engine %s on %s: %s", serving.engine, serving.device, serving.reason)
+    stages: dict[str, Stage] = {}
+    with ExitStack() as undo:
+        undo.callback(serving.memory.close)
+        for name, row in manifest.stages.items():
+            stages[name] = _load_stage(bundle, name, row, serving, threads, cuda_graphs)
+            undo.callback(stages[name].close)
+        undo.pop_all()
+    return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
+
+
+def _load_stage(
+    bundle: Path, name: str, row: StageEntry, serving: Serving, threads: int | None, cuda_graphs: bool
+) -> Stage:
+    inputs, outputs = _specs(row)
+    memory = serving.memory
+    if not isinstance(memory, DeviceMemory):
+        return OnnxStage.load(name, bundle / row.file, inputs, outputs, threads=threads)
+    assert memory.device is not None
+    if serving.engine == ONNX:
+        return OnnxStage.load(
+            name, bundle / row.file, inputs, outputs, device=memory.device, threads=threads, graphs=cuda_graphs
+        )
+    assert row.plan is not None
+    return TrtStage.load(
+        name,
+        bundle / row.plan.file,
+        row.plan,
+        inputs,
+        outputs,
+        device=memory.device,
+        scratch=memory.scratch,
+        cuda_graphs=cuda_graphs,
+    )
 
 
 def _specs(row: StageEntry) -> tuple[list[TensorSpec], list[TensorSpec]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from runtime.stage import Array
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,18 @@ class Device(Protocol):
     compute_capability: str  # such as "9.0"
     stream: int  # the stream's raw handle
 
+    def activate(self) -> None:
+        """Make this device the calling thread's: before anything else, in every thread that uses it."""
+
     def allocate(self, size: int) -> int:
         """Zeroed memory of `size` bytes, its address a multiple of 256."""
 
     def free(self, address: int) -> None: ...
 
     def pinned(self, size: int) -> Array:
-        """Page-locked host memory, uint8 [size], freed by `close`."""
+        """Page-locked host memory, uint8 [size], freed by `unpin` or `close`."""
+
+    def unpin(self, memory: Array) -> None: ...
 
     def to_device(self, address: int, host: Array) -> None:
         """Enqueue a copy of a contiguous array; asynchronous if the array is pinned."""
@@ -65,7 +71,7 @@ class Device(Protocol):
         """Enqueue a copy within the device."""
 
     def capture(self, launch: Callable[[], None]) -> Graph:
-        """Record what `launch` enqueues on the stream instead of running it."""
+        """Record what `launch` enqueues on the stream instead of running it; a failure leaves the stream usable."""
 
     def synchronize(self) -> None:
         """Wait for everything that was enqueued."""
@@ -80,3 +86,9 @@ class GraphCounts:
     plain: Counter[str] = field(default_factory=Counter)  # launched kernel by kernel: warm-up, or graphs are off
     captured: Counter[str] = field(default_factory=Counter)
     replayed: Counter[str] = field(default_factory=Counter)
+    evicted: Counter[str] = field(default_factory=Counter)  # by stage: sizes dropped to make room for others
+
+    def add(self, other: GraphCounts) -> None:
+        """Count what `other` has counted."""
+        for row in fields(self):
+            getattr(self, row.name).update(getattr(other, row.name))

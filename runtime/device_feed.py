@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from runtime.device import Device, DeviceTensor
-from runtime.stage import Array, Binding, Tensors, TensorSpec, check_feed
+from runtime.stage import Array, Binding, Feed, TensorSpec, check_feed
 
 Bind = Callable[[Mapping[str, DeviceTensor], Mapping[str, DeviceTensor]], Binding]
 
 
 def run_on_device(
-    stage: str, device: Device, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], bind: Bind, feed: Tensors
+    stage: str, device: Device, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], bind: Bind, feed: Feed
 ) -> dict[str, Array]:
     """Copy `feed` to the device, run once and answer with fresh host arrays: for checks, not for serving.
 
@@ -41,6 +41,7 @@ def run_on_device(
         for name, array in answers.items():
             device.to_host(array, writes[name].address)
         device.synchronize()
+        binding.close()
     finally:
         for address in addresses:
             device.free(address)

@@ -13,24 +13,28 @@ from runtime.item_tables import ELIGIBLE, ItemFilter, ItemTables
 from runtime.items import ItemIndex
 from runtime.manifest import STAGES, Manifest
 from runtime.masks import Masks, fill_history_mask
+from runtime.memory import Memory
 from runtime.recommendation import Candidates
 from runtime.requests import (
     SMALLEST_CANDIDATES,
     SMALLEST_HISTORY,
     bucket,
+    buckets,
     candidate_rows,
     check_tokens,
+    empty_tokens,
     fill_tokens,
 )
 from runtime.stage import Array, Stage
 
 FEATURES = "candidate_features"
+CANDIDATES = ("candidate_items", "candidate_logp", "candidate_head", "candidate_count")  # as in Candidates
 
 
 class Forward:
     """Owns the chain and knows which batch lies in its buffers; trusts its caller to be one thread."""
 
-    def __init__(self, manifest: Manifest, stages: Mapping[str, Stage], masks: Masks) -> None:
+    def __init__(self, manifest: Manifest, stages: Mapping[str, Stage], masks: Masks, memory: Memory) -> None:
         self._profile = manifest.profile
         self.max_batch, self.max_history, self.max_candidates = (manifest.profile[letter][2] for letter in "BSC")
         sizes = {**manifest.letters, "B": self.max_batch, "S": self.max_history, "C": self.max_candidates}
@@ -39,15 +43,16 @@ class Forward:
         self.fields = inputs["token_fields"].sized(sizes)[2]  # F
         self.retrieved = outputs["candidate_items"].sized(sizes | {"C": manifest.letters.get("C", sizes["C"])})[1]  # C
         self._features = inputs.get(FEATURES)
-        self.chain = Chain(stages, masks, sizes | {"C": max(sizes["C"], self.retrieved)})
+        self.chain = Chain(stages, masks, sizes | {"C": max(sizes["C"], self.retrieved)}, memory)
         self._sizes: dict[str, int] = {}  # B and S of the batch in the buffers
         self._done: set[str] = set()  # stages that have run on it
         self._candidates_of: ItemTables | None = None  # whose rows the retriever left in candidate_items
         self._filtered = False  # whether eligible_row holds anything but zeros
+        self._ranked = 0  # how many columns of the scores are not padding
 
     def tables(self, index: ItemIndex) -> ItemTables:
-        """The tensors of an item index as this chain reads them."""
-        return ItemTables(index, self.chain.item_specs(), self.max_batch)
+        """The tensors of an item index as this chain reads them; not settled yet."""
+        return ItemTables(index, self.chain.item_specs(), self.max_batch, self.chain.memory)
 
     def generate(self, batch: Sequence[Tokens]) -> None:
         """Stage tokens and history mask, the only things that travel per request, and run the generator."""
@@ -72,7 +77,7 @@ class Forward:
         self._need("enhancer")
         self._run("enhancer")
 
-    def retrieve(self, tables: ItemTables, filters: Sequence[ItemFilter] | None) -> Candidates:
+    def retrieve(self, tables: ItemTables, filters: Sequence[ItemFilter] | None) -> None:
         """Run the retriever under the given filters, None for the index's default everywhere."""
         self._need("retriever")
         B = self._sizes["B"]
@@ -84,25 +89,19 @@ class Forward:
         if self._filtered or any(rows):
             self.chain.staging("eligible_row", (self.max_batch,))[:] = np.pad(rows, (0, self.max_batch - B))
         self._filtered = any(rows)
-        self._run("retriever", {"C": self.retrieved, "R": 1 + max(rows)}, tables)
+        R = 1 + self.max_batch if self._filtered else 1  # two sizes, not one for each number of filters
+        self._run("retriever", {"C": self.retrieved, "R": R}, tables)
         self._candidates_of = tables
-        read = self.chain.read
-        return Candidates(
-            items=read("candidate_items"),
-            logp=read("candidate_logp"),
-            head=read("candidate_head"),
-            count=read("candidate_count"),
-        )
 
     def rank(
         self,
         tables: ItemTables,
         candidates: Sequence[Sequence[str | int]] | Array | None = None,
         features: Array | None = None,
-    ) -> Array:
+    ) -> None:
         """Score the caller's candidates, or the retriever's where they lie.
 
-        Shapes: candidates [B][1..C] or None, features x [B, C, K] or None -> float32 [B, C]
+        Shapes: candidates [B][1..C] or None, features x [B, C, K] or None
         """
         self._need("ranker")
         if candidates is None:
@@ -118,7 +117,56 @@ class Forward:
             buffer[:, :C], buffer[:, C:] = rows, -1
         self._stage_features(features, C, padded)
         self._run("ranker", {"C": padded}, tables)
-        return np.ascontiguousarray(self.chain.read("scores")[:, :C])
+        self._ranked = C
+
+    def candidates(self) -> Candidates:
+        """What the retriever has found."""
+        return Candidates(*self.chain.read(*CANDIDATES))
+
+    def scores(self) -> Array:
+        """What the ranker has said.
+
+        Shapes: -> float32 [B, C]
+        """
+        (scores,) = self.chain.read("scores")
+        return np.ascontiguousarray(scores[:, : self._ranked])
+
+    def answers(self) -> tuple[Candidates, Array]:
+        """The retriever's candidates and their scores, with one wait for the device.
+
+        Shapes: -> candidates of C, scores float32 [B, C]
+        """
+        *candidates, scores = self.chain.read(*CANDIDATES, "scores")
+        return Candidates(*candidates), scores
+
+    def warm_up(
+        self,
+        tables: ItemTables,
+        batch_sizes: Sequence[int] | None,
+        history_lengths: Sequence[int] | None,
+        candidate_counts: Sequence[int],
+    ) -> None:
+        """Run made-up batches of these sizes, twice on a device: plain, then captured; they are forgotten after."""
+        least, smallest = self._profile["B"][0], max(SMALLEST_HISTORY, self._profile["S"][0])
+        rounds = 1 if self.chain.memory.device is None else 2
+        for B in batch_sizes or range(least, self.max_batch + 1):
+            for S in history_lengths or buckets(smallest, self.max_history):
+                batch = [empty_tokens(S, self.fields)] * B
+                for _ in range(rounds):
+                    self.generate(batch)
+                    self.enhance()
+                    self.retrieve(tables, [ItemFilter(without=np.array([], np.int64))] * B)
+                    self.retrieve(tables, None)
+                    self.rank(tables, features=self._no_features(B, self.retrieved))
+                    for count in candidate_counts:
+                        self.rank(tables, [[0] * count] * B, self._no_features(B, count))
+                    self.chain.memory.wait()
+        self._done.clear()
+        self._candidates_of = None
+
+    def _no_features(self, B: int, C: int) -> Array | None:
+        spec = self._features
+        return None if spec is None else np.zeros(spec.sized({"B": B, "C": C}), spec.numpy_dtype)
 
     def _stage_features(self, features: Array | None, C: int, padded: int) -> None:
         if self._features is None and features is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import BundleError, FeedError
+from runtime.errors import BundleError, DeviceError, FeedError
 from runtime.items import ItemIndex
-from runtime.stage import Array, TensorSpec, check_feed
+from runtime.memory import Memory, view
+from runtime.stage import Array, Tensor, TensorSpec, check_feed
 
 ELIGIBLE = "item_eligible"
 
@@ -34,41 +36,51 @@ class ItemFilter:
 class ItemTables:
     """Owns everything that a swap of the index replaces: tables, eligibility rows, and the bindings that point at them.
 
+    Made in two steps, since only the second touches the device: the constructor checks and converts, `settle` moves.
+
     Shapes: item_eligible int32 [R, N+1], row 0 = the index's default, rows 1..B = the filters of the current batch
     """
 
-    def __init__(self, index: ItemIndex, specs: Iterable[TensorSpec], max_batch: int) -> None:
+    def __init__(self, index: ItemIndex, specs: Iterable[TensorSpec], max_batch: int, memory: Memory) -> None:
         self.index = index
         self.bound: dict[Any, Any] = {}  # the chain's bindings to these tables
         self.letters = {"N": index.header.items, "P": index.header.nodes}
-        self._eligible = np.zeros((1 + max_batch, len(index) + 1), np.int32)  # untouched rows take no physical memory
-        self._eligible[0] = index.default_eligible()
-        self._tables: dict[str, Array] = {}
-        for spec in specs:
-            if spec.name != ELIGIBLE:
-                self._tables[spec.name] = self._table(spec)
+        self._memory = memory
+        self._rows, self._row_bytes = 1 + max_batch, 4 * (len(index) + 1)
+        self._converted = {spec.name: self._table(spec) for spec in specs if spec.name != ELIGIBLE}
+        self._tables: dict[str, Tensor] = {}
 
-    def _table(self, spec: TensorSpec) -> Array:
-        """One table of the index in the graph's dtype, checked against the graph's shape."""
-        where = f"{self.index.folder}: version {self.index.version[:12]}…"
-        if spec.name not in self.index.tables:
-            raise BundleError(
-                f"{where}: table {spec.name!r} is missing, the bundle's graphs read it. Write the item index again "
-                "for this bundle's retriever."
-            )
-        table = np.require(self.index.tables[spec.name].astype(spec.numpy_dtype, copy=False), requirements=["C", "A"])
+    def settle(self) -> None:
+        """Move the tables to where the engines read them.
+
+        Raises:
+            DeviceError: If the device has no room; nothing of these tables is left on it.
+        """
+        what = f"item index {self.index.version[:12]}…"
         try:
-            bound = check_feed("items", [spec], {spec.name: table})
-        except FeedError as error:
-            raise BundleError(f"{where}: {error}. Write the item index again for this bundle's model.") from error
-        for letter, size in bound.items():
-            if self.letters.get(letter, size) != size:
-                raise BundleError(f"{where}: {spec.name!r} has {letter}={size}, expected {self.letters[letter]}.")
-        return table
+            for name, table in self._converted.items():
+                self._tables[name] = self._memory.resident(table, f"{name} of {what}")
+            self._tables[ELIGIBLE] = self._memory.allocate(self._rows * self._row_bytes, f"{ELIGIBLE} of {what}")
+            self._memory.put(self._eligible(0), self.index.default_eligible())
+        except DeviceError:
+            self.release()
+            raise
+        self._converted = {}
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
+    def release(self) -> None:
+        """Drop the bindings to these tables and give their memory back; they serve no more."""
+        with ExitStack() as last:  # runs from the end
+            for tensor in self._tables.values():
+                last.callback(self._memory.free, tensor)
+            for bound in self.bound.values():
+                last.callback(bound.binding.close)
+            last.callback(self._memory.wait)
+            self.bound, self._tables = {}, {}
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A resident tensor by name; `item_eligible` is cut to the R rows of `shape`."""
-        return self._eligible[: shape[0]] if name == ELIGIBLE else self._tables[name]
+        table = self._tables[name]
+        return view(table, 0, np.dtype(np.int32), shape) if name == ELIGIBLE else table
 
     def fill_filters(self, filters: Sequence[ItemFilter]) -> list[int]:
         """Write a row of item_eligible for each request that has a filter.
@@ -89,8 +101,35 @@ class ItemTables:
                 mask[item_filter.only] = True
             if item_filter.without is not None:
                 mask[item_filter.without] = False
-            self._eligible[used] = self.index.eligible_counts(mask)
+            row = self._eligible(used)
+            self._memory.staging(row)[:] = self.index.eligible_counts(mask)
+            self._memory.send(row)
         return rows
+
+    def _eligible(self, row: int) -> Tensor:
+        """One row of item_eligible.
+
+        Shapes: -> int32 [N+1]
+        """
+        return view(self._tables[ELIGIBLE], row * self._row_bytes, np.dtype(np.int32), (self._row_bytes // 4,))
+
+    def _table(self, spec: TensorSpec) -> Array:
+        """One table of the index in the graph's dtype, checked against the graph's shape."""
+        where = f"{self.index.folder}: version {self.index.version[:12]}…"
+        if spec.name not in self.index.tables:
+            raise BundleError(
+                f"{where}: table {spec.name!r} is missing, the bundle's graphs read it. Write the item index again "
+                "for this bundle's retriever."
+            )
+        table = np.ascontiguousarray(self.index.tables[spec.name], spec.numpy_dtype)
+        try:
+            bound = check_feed("items", [spec], {spec.name: table})
+        except FeedError as error:
+            raise BundleError(f"{where}: {error}. Write the item index again for this bundle's model.") from error
+        for letter, size in bound.items():
+            if self.letters.get(letter, size) != size:
+                raise BundleError(f"{where}: {spec.name!r} has {letter}={size}, expected {self.letters[letter]}.")
+        return table
 
 
 def check_same_family(new: ItemIndex, old: ItemIndex) -> None:

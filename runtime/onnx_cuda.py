@@ -170,8 +170,9 @@ class CudaBinding:
         for bind, tensors in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
             for name, tensor in tensors.items():
                 bind(name, "cuda", device.ordinal, tensor.dtype, list(tensor.shape), tensor.address)
-        if graph is not None:  # a binding that nobody holds any more must not keep its graph's memory
-            weakref.finalize(self, session.release_captured_graph, graph).atexit = False
+        if graph is not None:
+            self._finalizer = weakref.finalize(self, session.release_captured_graph, graph)
+            self._finalizer.atexit = False
 
     def run(self) -> None:
         """Enqueue the stage once.
@@ -184,6 +185,11 @@ class CudaBinding:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise self._stopped(error) from error
         self._count()
+
+    def close(self) -> None:
+        """Drop the captured graph; a binding that nobody holds any more is closed by itself."""
+        if self._graph is not None:
+            self._finalizer()
 
     def _count(self) -> None:
         if self._graph is None:

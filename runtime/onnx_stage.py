@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from runtime.buffers import address
 from runtime.device import Device, GraphCounts
 from runtime.device_feed import run_on_device
-from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
+from runtime.errors import BundleError, DeviceError, OneRankerError
+from runtime.memory import address
 from runtime.onnx_cuda import CudaBinding, Placement, open_session
-from runtime.stage import Array, Binding, Tensors, TensorSpec, check_feed, parse_dim
+from runtime.stage import Array, Binding, Feed, Tensors, TensorSpec, check_binding, check_feed, parse_dim
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _ONNX_TYPES = {
@@ -53,6 +53,8 @@ class OnnxBinding:
                 f"{self._stage}: ONNX Runtime stopped with {error} at {shapes}. "
                 "The graph and its manifest disagree: rebuild with `python -m export.build --stage all`."
             ) from error
+
+    def close(self) -> None: ...
 
 
 class OnnxStage:
@@ -120,7 +122,7 @@ class OnnxStage:
             raise DeviceError(f"{name}: the session runs on {found}, expected {provider}. Ask for device='cpu'.")
         return cls(name, session, inputs, outputs)
 
-    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Binding:
         """Tie the session to this very memory: the first is read and the second written at every run.
 
         Host arrays for a stage on the host, DeviceTensors for one on a device.
@@ -128,13 +130,10 @@ class OnnxStage:
         Raises:
             FeedError: If a tensor is missing, unknown, or of another dtype or shape.
         """
-        bound = check_feed(self.name, self.inputs, inputs)
-        for name, size in check_feed(self.name, self.outputs, outputs, "output").items():
-            if bound.setdefault(name, size) != size:
-                raise FeedError(f"{self.name}: outputs have {name}={size}, inputs {name}={bound[name]}. Bind one size.")
+        bound = check_binding(self.name, self.inputs, self.outputs, inputs, outputs)
         return self._bind(inputs, outputs, bound, captured=True)
 
-    def run(self, feed: Tensors) -> dict[str, Array]:
+    def run(self, feed: Feed) -> dict[str, Array]:
         """Answer with fresh host arrays that no later call will overwrite.
 
         Raises:

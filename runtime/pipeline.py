@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,7 @@ from typing import Any, Self
 from oneranker.tokens import Tokenizer, Tokens
 from runtime.buffers import Copies
 from runtime.bundle import check_item_fields, open_bundle
+from runtime.device import GraphCounts
 from runtime.errors import FeedError, UsageError
 from runtime.forward import Forward
 from runtime.item_tables import ItemFilter, ItemTables, check_same_family
@@ -21,28 +21,42 @@ from runtime.manifest import Manifest
 from runtime.masks import Masks
 from runtime.recommendation import Candidates, Recommendation, best_items
 from runtime.requests import EncodedRequest, encode_requests
+from runtime.serving import Serving
 from runtime.stage import Array, Stage
 from runtime.timing import Timing
+from runtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """One loaded bundle. Not thread-safe: one Pipeline, one thread; a process may hold several.
+    """One loaded bundle on one device. Not thread-safe; a process may hold several, each on a stream of its own.
 
     `recommend` answers raw requests. Callers who bring their own candidates call `generate`, `enhance` and `rank`;
-    each step works on the batch of the last `generate`. `swap_items` may be called from any thread. Every array that is
-    handed out is a fresh copy, never overwritten later.
+    each step works on the batch of the last `generate`. Every array that is handed out is a fresh copy, never
+    overwritten later.
+
+    Threads: one call at a time, from whichever thread; a second one meanwhile is a UsageError. `swap_items` alone may
+    be called at any time: it prepares in its own thread and takes its turn between two calls.
     """
 
     def __init__(
-        self, manifest: Manifest, stages: Mapping[str, Stage], tokenizer: Tokenizer, masks: Masks, index: ItemIndex
+        self,
+        manifest: Manifest,
+        stages: Mapping[str, Stage],
+        tokenizer: Tokenizer,
+        masks: Masks,
+        index: ItemIndex,
+        serving: Serving | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self._forward = Forward(manifest, stages, masks)
+        self._serving = serving or Serving()
+        self._memory = self._serving.memory
+        self._forward = Forward(manifest, stages, masks, self._memory)
         self._items = self._forward.tables(index)
-        self._busy = threading.Lock()
+        self._items.settle()
+        self._turns = Turns()
         self._closed = False
         self._told_dropped = False
 
@@ -54,15 +68,40 @@ class Pipeline:
         device: str = "auto",
         threads: int | None = None,
         items: str | Path | None = None,
+        cuda_graphs: bool = True,
     ) -> Self:
-        """Open a bundle; `items` replaces its item index, `threads` is per stage (None: all cores).
+        """Open a bundle.
+
+        Args:
+            bundle: The folder that `python -m export.build` wrote.
+            engine: "onnxruntime", "tensorrt", "tensorrt_rtx", or "auto": the bundle's plans where a device takes them.
+            device: "cpu", "cuda", "cuda:1", ..., or "auto": where the engine runs.
+            threads: Of ONNX Runtime on the CPU, per stage; None: all cores.
+            items: Another item index than the bundle's own.
+            cuda_graphs: Whether stages on a device are captured into CUDA graphs.
 
         Raises:
             BundleError: If any file is missing, cut short, edited, or does not fit the others.
             DeviceError: If the engine or the device is not here; nothing is replaced silently.
         """
-        parts = open_bundle(bundle, engine=engine, device=device, threads=threads, items=items)
-        return cls(parts.manifest, parts.stages, parts.tokenizer, parts.masks, parts.index)
+        parts = open_bundle(bundle, engine=engine, device=device, threads=threads, items=items, cuda_graphs=cuda_graphs)
+        with ExitStack() as undo:
+            undo.callback(parts.serving.memory.close)
+            for stage in parts.stages.values():
+                undo.callback(stage.close)
+            pipeline = cls(parts.manifest, parts.stages, parts.tokenizer, parts.masks, parts.index, parts.serving)
+            undo.pop_all()
+        return pipeline
+
+    @property
+    def engine(self) -> str:
+        """The engine that serves: "onnxruntime", "tensorrt" or "tensorrt_rtx"."""
+        return self._serving.engine
+
+    @property
+    def device(self) -> str:
+        """Where it serves: "cpu", or a device with its name, such as "cuda:0 (NVIDIA H200)"."""
+        return self._serving.device
 
     @property
     def index_version(self) -> str:
@@ -89,6 +128,11 @@ class Pipeline:
         return self._forward.chain.copies.snapshot()
 
     @property
+    def graphs(self) -> GraphCounts:
+        """What became of every run on a device so far, by stage, profile and sizes: a snapshot."""
+        return self._forward.chain.graphs
+
+    @property
     def timing(self) -> Timing:
         """Per-stage spans; set its `enabled` to collect them."""
         return self._forward.chain.timing
@@ -109,8 +153,9 @@ class Pipeline:
             encoded = self._encode(requests, items)
             self._forward.generate([request.tokens for request in encoded])
             self._forward.enhance()
-            candidates = self._forward.retrieve(items, [request.item_filter for request in encoded])
-            scores = self._forward.rank(items)
+            self._forward.retrieve(items, [request.item_filter for request in encoded])
+            self._forward.rank(items)
+            candidates, scores = self._forward.answers()
             with self.timing.span("answers"):
                 return [
                     Recommendation(
@@ -122,6 +167,23 @@ class Pipeline:
                     )
                     for position, request in enumerate(encoded)
                 ]
+
+    def warm_up(
+        self,
+        batch_sizes: Sequence[int] | None = None,
+        history_lengths: Sequence[int] | None = None,
+        candidate_counts: Sequence[int] = (),
+    ) -> None:
+        """Run made-up batches before the first request: on a device, until each of these sizes has its CUDA graph.
+
+        Without sizes it runs every number of requests and every padded history; `candidate_counts` are of callers who
+        bring their own. What it costs is one run on the CPU, two on a device, for each pair of sizes.
+
+        Raises:
+            FeedError: If a size is outside of the profile.
+        """
+        with self._entered():
+            self._forward.warm_up(self._items, batch_sizes, history_lengths, candidate_counts)
 
     def encode(self, requests: Sequence[Mapping[str, Any]]) -> list[EncodedRequest]:
         """Turn raw requests into tokens for `generate` and filters for `retrieve`.
@@ -149,12 +211,13 @@ class Pipeline:
         """
         with self._entered():
             self._forward.enhance()
-            return self._forward.chain.read("user_embedding")
+            return self._forward.chain.read("user_embedding")[0]
 
     def retrieve(self, filters: Sequence[ItemFilter] | None = None) -> Candidates:
         """Find the best C items of the index for each request of the batch."""
         with self._entered():
-            return self._forward.retrieve(self._items, filters)
+            self._forward.retrieve(self._items, filters)
+            return self._forward.candidates()
 
     def rank(
         self, candidates: Sequence[Sequence[str | int]] | Array | None = None, features: Array | None = None
@@ -167,32 +230,42 @@ class Pipeline:
             RequestError: If a list is empty, too long, or names an item that the index does not have.
         """
         with self._entered():
-            return self._forward.rank(self._items, candidates, features)
+            self._forward.rank(self._items, candidates, features)
+            return self._forward.scores()
 
     def read(self, name: str) -> Array:
         """A fresh copy of any tensor that travels between the stages, as it was last written."""
         with self._entered():
-            return self._forward.chain.read(name)
+            return self._forward.chain.read(name)[0]
 
     def swap_items(self, folder: str | Path) -> None:
         """Serve another item index of the same code space from the next call on; a call in flight keeps the old one.
 
+        On a device both lie there for a moment, then the old one is freed.
+
         Raises:
             BundleError: If the folder is damaged or does not fit the model; the old index keeps serving.
+            DeviceError: If the device has no room for both; the old index keeps serving.
         """
-        if self._closed:
-            raise UsageError("pipeline: used after close(). Load the bundle again.")
+        self._check_open()
         index = ItemIndex.read(folder)
         check_same_family(index, self._items.index)
         check_item_fields(index, self.tokenizer)
-        self._items = self._forward.tables(index)  # one assignment: a call sees the old tables or the new, whole
+        new = self._forward.tables(index)
+        with self._turns.of_swap():
+            self._check_open()
+            self._memory.activate()
+            new.settle()
+            old, self._items = self._items, new  # a call sees the old tables or the new, whole
+            old.release()
 
     def close(self) -> None:
-        """Free the sessions and the buffers; any later call but this one is an error."""
+        """Free the engines and all memory; any later call but this one is an error."""
         if not self._closed:
-            with self._entered():
+            with self._entered(), ExitStack() as last:
                 self._closed = True
-                self._forward.chain.close()
+                last.callback(self._forward.chain.close)
+                last.callback(self._items.release)
 
     def __enter__(self) -> Self:
         return self
@@ -205,26 +278,20 @@ class Pipeline:
     @contextmanager
     def _entered(self) -> Iterator[None]:
         """Refuse a second thread and a closed pipeline."""
-        if not self._busy.acquire(blocking=False):
-            raise UsageError(
-                f"pipeline: thread {threading.current_thread().name!r} called while another call is running, expected "
-                "one thread. Load one Pipeline per thread, or put a lock around this one."
-            )
-        try:
-            if self._closed:
-                raise UsageError("pipeline: used after close(). Load the bundle again.")
+        with self._turns.of_call():
+            self._check_open()
+            self._memory.activate()
             yield
-        finally:
-            self._busy.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("pipeline: used after close(). Load the bundle again.")
 
     def _encode(self, requests: Sequence[Mapping[str, Any]], items: ItemTables) -> list[EncodedRequest]:
         with self.timing.span("tokens"):
             encoded = encode_requests(requests, self.tokenizer, items.index, self.max_history)
         if not self._told_dropped and (dropped := max((one.tokens.dropped for one in encoded), default=0)):
             self._told_dropped = True
-            logger.warning(
-                "a history has %d tokens more than S=%d; the oldest are dropped, here and from now on without a word",
-                dropped,
-                self.max_history,
-            )
+            told = "a history has %d tokens more than S=%d; the oldest are dropped, here and from now on without a word"
+            logger.warning(told, dropped, self.max_history)
         return encoded

@@ -14,6 +14,7 @@ from typing import Any
 from runtime.errors import FeedError, OneRankerError, RequestError
 from runtime.pipeline import Pipeline
 from runtime.recommendation import Recommendation
+from runtime.serving import ENGINES
 
 logger = logging.getLogger("runtime.recommend")
 
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", required=True, type=Path, help="file with one JSON request a line")
     parser.add_argument("--top-k", default=10, type=int, help="items per request")
     parser.add_argument("--items", default=None, type=Path, help="another item index folder than the bundle's")
-    parser.add_argument("--device", default="auto", help="cpu, or auto")
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help="auto: the bundle's plans, where they run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto")
     parser.add_argument("--threads", default=None, type=int, help="threads per stage; all cores if not given")
     parser.add_argument("--json", action="store_true", help="one JSON line per request instead of a table")
     words = parser.parse_args(argv)
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         requests, lines = read_requests(words.requests)
-        with Pipeline.load(words.bundle, device=words.device, threads=words.threads, items=words.items) as pipeline:
+        with Pipeline.load(words.bundle, words.engine, words.device, words.threads, words.items) as pipeline:
             for line, answer in _answers(pipeline, requests, lines, words.requests, words.top_k):
                 text = json.dumps({"line": line, **asdict(answer)}) if words.json else table(line, answer)
                 sys.stdout.write(text + "\n")

@@ -70,6 +70,23 @@ def bucket(size: int, smallest: int, largest: int) -> int:
     return min(rounded, largest)
 
 
+def buckets(smallest: int, largest: int) -> list[int]:
+    """Every size that `bucket` rounds up to."""
+    sizes = [smallest]
+    while sizes[-1] < largest:
+        sizes.append(2 * sizes[-1])
+    return [min(size, largest) for size in sizes]
+
+
+def empty_tokens(length: int, fields: int) -> Tokens:
+    """A history of tokens that say nothing.
+
+    Shapes: -> token_fields int32 [S, F], token_kind int32 [S], token_time int64 [S]
+    """
+    kind = np.zeros(length, np.int32)
+    return Tokens(np.zeros((length, fields), np.int32), kind, kind.astype(np.int64), 0, 0)
+
+
 def check_tokens(batch: Sequence[Tokens], fields: int, max_history: int) -> None:
     """Check what a caller of `generate` hands in.
 

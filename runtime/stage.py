@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from runtime.device import Array as Array  # numpy's, the other tensor beside DeviceTensor
+from runtime.device import DeviceTensor, GraphCounts
 from runtime.errors import BundleError, FeedError
 
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
+Tensor = Array | DeviceTensor  # where a value lies: on the host, or at an address of a device
+Tensors = Mapping[str, Tensor]
+Feed = Mapping[str, Array]
 Dim = int | str  # a number, a letter of the alphabet, or a sum of both such as "N+1"
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -40,6 +42,11 @@ class TensorSpec:
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         return DTYPES[self.dtype]
+
+    @property
+    def letters(self) -> list[str]:
+        """The letters in the shape."""
+        return [letter for dim in self.shape for letter in parse_dim(dim, self.name)[0]]
 
     def sized(self, letters: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, every letter taken from `letters`."""
@@ -80,10 +87,8 @@ def _listed(letters: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={value}" for name, value in letters.items()) or "nothing"
 
 
-def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Mapping[str, Any], kind: str = "input") -> dict[str, int]:
+def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Tensors, kind: str = "input") -> dict[str, int]:
     """Compare the names, dtypes, ranks and dims of `feed` with `specs`; letters bind at their first use.
-
-    A feed holds arrays or `runtime.device.DeviceTensor`s, which are never strided.
 
     Returns:
         The letters with the sizes that they were bound to.
@@ -114,6 +119,24 @@ def check_feed(stage: str, specs: Sequence[TensorSpec], feed: Mapping[str, Any],
     return bound
 
 
+def check_binding(
+    stage: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], reads: Tensors, writes: Tensors
+) -> dict[str, int]:
+    """Check both sides of a binding, and that they agree on every letter.
+
+    Returns:
+        The letters with the sizes that they were bound to.
+
+    Raises:
+        FeedError: At the first tensor that does not fit.
+    """
+    bound = check_feed(stage, inputs, reads)
+    for name, size in check_feed(stage, outputs, writes, "output").items():
+        if bound.setdefault(name, size) != size:
+            raise FeedError(f"{stage}: outputs have {name}={size}, inputs {name}={bound[name]}. Bind one size.")
+    return bound
+
+
 def _bind_dim(dim: Dim, size: int, bound: dict[str, int]) -> bool:
     """Whether `size` fits `dim`; the one letter that is still free, if there is one, is bound to what is left over."""
     names, constant = parse_dim(dim)
@@ -128,13 +151,16 @@ def _bind_dim(dim: Dim, size: int, bound: dict[str, int]) -> bool:
 
 
 class Binding(Protocol):
-    """One stage tied to fixed buffers and shapes, ready to run again and again."""
+    """One stage tied to fixed memory and shapes, ready to run again and again."""
 
     inputs: Tensors  # the memory that the engine reads, by tensor name
     outputs: Tensors  # the memory that the engine writes; not the caller's where an engine brings its own
 
     def run(self) -> None:
-        """Read every input, write every output."""
+        """Read every input, write every output; on a device, enqueue that on its stream."""
+
+    def close(self) -> None:
+        """Give back what was made for these shapes; the memory is the caller's."""
 
 
 class Stage(Protocol):
@@ -143,15 +169,16 @@ class Stage(Protocol):
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    graph_counts: GraphCounts  # of a stage on a device; nothing is counted on the host
 
     def bind(self, inputs: Tensors, outputs: Tensors) -> Binding:
-        """Tie the stage to the caller's buffers, with nothing copied.
+        """Tie the stage to the caller's memory, with nothing copied.
 
         Raises:
             FeedError: If a tensor is missing, unknown, or of another dtype or shape.
         """
 
-    def run(self, feed: Tensors) -> dict[str, Array]:
+    def run(self, feed: Feed) -> dict[str, Array]:
         """Answer with fresh arrays that no later call will overwrite."""
 
     def close(self) -> None: ...

@@ -11,9 +11,9 @@ import pytest
 from fake_bundle import make_request
 
 from runtime import Pipeline
-from runtime.buffers import address
 from runtime.bundle import open_bundle
 from runtime.items import ItemIndex
+from runtime.memory import address
 from runtime.stage import Binding, Tensors
 
 PASSED = {
@@ -33,6 +33,7 @@ class WatchedStage:
 
     def __init__(self, stage: Any, own_outputs: tuple[str, ...] = (), own_inputs: tuple[str, ...] = ()) -> None:
         self.name, self.inputs, self.outputs = stage.name, stage.inputs, stage.outputs
+        self.graph_counts = stage.graph_counts
         self.bound: list[Binding] = []
         self._stage, self._own_outputs, self._own_inputs = stage, own_outputs, own_inputs
 

@@ -9,8 +9,8 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from runtime.buffers import address
 from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
+from runtime.memory import address
 from runtime.onnx_stage import OnnxStage, provider_of
 from runtime.stage import TensorSpec
 
