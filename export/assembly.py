@@ -17,7 +17,10 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from export.bundle import OldBundle, new_bundle, swap_in
+from export.bundle import GRAPH, OldBundle, new_bundle, swap_in
+from export.engine_module import cuda_device
+from export.engine_plans import EngineBuild, note_verified, write_plan
+from export.engine_report import NOT_RUN
 from export.fingerprint import digest_of, files_digest, imported_files, stage_fingerprint, versions
 from export.item_index import write_item_index
 from export.model_source import ModelSource, read_source
@@ -56,6 +59,7 @@ class Plan:
     profile: Profile
     specs: Mapping[str, StageSpec]
     fingerprints: Mapping[str, str]
+    engines: EngineBuild | None
 
 
 def assemble(settings: BuildSettings) -> BuildReport:
@@ -73,6 +77,7 @@ def assemble(settings: BuildSettings) -> BuildReport:
         index = _write_rest(plan, folder, report)
         manifest = _manifest(plan, folder, report)
         manifest = replace(manifest, parity=_proof(plan, old, manifest, index, folder, report))
+        manifest = replace(manifest, stages=_with_plans(plan, manifest, folder, report))
         if old.manifest is not None and _same(manifest, old.manifest, folder, settings.out):
             logger.info("nothing has changed: %s stays as it is", settings.out)
             report.changed = False
@@ -95,7 +100,9 @@ def _plan(settings: BuildSettings) -> Plan:
             name: stage_fingerprint(getattr(source.model, name), spec, config, settings.precision)
             for name, spec in specs.items()
         }
-    return Plan(settings, source, profile_of(settings, config), specs, fingerprints)
+        profile = profile_of(settings, config)
+    engines = EngineBuild.of(settings, config, specs, profile)
+    return Plan(settings, source, profile, specs, fingerprints, engines)
 
 
 def _write_stages(plan: Plan, old: OldBundle, folder: Path, report: BuildReport) -> None:
@@ -121,6 +128,10 @@ def _write_stages(plan: Plan, old: OldBundle, folder: Path, report: BuildReport)
             reused=reused,
             parity={},
         )
+        if plan.engines is not None:
+            asked = plan.settings.stage in ("all", name)
+            stage = report.stages[name]
+            stage.plan = write_plan(plan.engines, name, asked, old, folder, stage.sha256)
 
 
 def _not_asked_for(plan: Plan, old: OldBundle, name: str) -> str:
@@ -170,6 +181,7 @@ def _manifest(plan: Plan, folder: Path, report: BuildReport) -> Manifest:
             fingerprint=plan.fingerprints[name],
             inputs=_entries(spec.inputs),
             outputs=_entries(spec.outputs),
+            plan=plan.engines.entry(name, report.stages[name]) if plan.engines else None,
         )
         for name, spec in plan.specs.items()
     }
@@ -178,7 +190,7 @@ def _manifest(plan: Plan, folder: Path, report: BuildReport) -> Manifest:
         weights=plan.source.weights,
         model={**asdict(config), **config.letters()},
         precision=plan.settings.precision.value,
-        engine=ENGINE,
+        engine=plan.engines.name if plan.engines else ENGINE,
         opset=OPSET,
         profile=plan.profile.ranges(),
         versions=versions(),
@@ -201,6 +213,8 @@ def _proof(
             "profile": plan.profile.ranges(),
             "seed": plan.settings.seed,
             "engine": importlib.metadata.version(ENGINE),
+            "plans": {name: row.plan.sha256 for name, row in manifest.stages.items() if row.plan},
+            "device": cuda_device().capability if plan.engines else "",
             "code": files_digest(imported_files("export.verify")),
         }
     )
@@ -221,12 +235,22 @@ def _proof(
                 profile=plan.profile,
                 seed=plan.settings.seed,
             )
-            proof = {"fingerprint": fingerprint, **verify(subject, folder)}
+            plans = {name: row.plan for name, row in manifest.stages.items() if row.plan}
+            proof = {"fingerprint": fingerprint, **verify(subject, folder, plans)}
     report.verification = {"seconds": running.seconds, "reused": reused}
     for name, row in proof["stages"].items():
         report.stages[name].parity = _short(row)
     report.chain = _short(proof["chain"])
     return dict(proof)
+
+
+def _with_plans(plan: Plan, manifest: Manifest, folder: Path, report: BuildReport) -> dict[str, StageEntry]:
+    """The manifest's stages, whose plans now say where they were run."""
+    if plan.engines is None:
+        return manifest.stages
+    note_verified(folder, report.stages, manifest.parity["engine"].get("device", NOT_RUN))
+    engines = plan.engines
+    return {name: replace(row, plan=engines.entry(name, report.stages[name])) for name, row in manifest.stages.items()}
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,4 +272,4 @@ def _entries(specs: tuple[TensorSpec, ...]) -> tuple[TensorEntry, ...]:
 
 
 def _graph(folder: Path, name: str) -> Path:
-    return folder / name / "model.onnx"
+    return folder / name / GRAPH

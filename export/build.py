@@ -63,8 +63,24 @@ def _parser() -> argparse.ArgumentParser:
     for flag, what in (("min", "smallest"), ("opt", "usual"), ("max", "largest")):
         add(f"--{flag}-shapes", type=_shapes, default={}, metavar="B:1,S:64,C:16", help=f"{what} sizes by letter")
     add("--items", type=int, help="size of the synthetic catalogue of a build with random weights (default: 10000)")
+    add(
+        "--max-items", type=int, default=DEFAULT.max_items, help="largest catalogue of an engine (default: %(default)s)"
+    )
+    add("--attention-block", type=int, default=DEFAULT.attention_block, metavar="ROWS",
+        help="query rows per block of the generator's attention, 0 for one block (default: %(default)s)")  # fmt: skip
+    for kept in ("fp32", "bf16"):
+        add(f"--keep-{kept}", type=_words, default=(), metavar="A,B", help=f"modules whose inside stays {kept}")
+    add("--workspace-mib", type=int, help="most scratch memory that an engine's builder may plan with")
+    add("--builder-level", type=int, help="how hard an engine's builder tries, from 0")
+    add("--timing-cache", type=Path, metavar="FILE", help="TensorRT alone: read, and written after the build")
+    add("--compute-capability", type=_words, default=(), dest="compute_capabilities", metavar="8.9,12.0",
+        help="TensorRT-RTX alone: devices to build for (default: its portable set)")  # fmt: skip
     add("--seed", type=int, default=DEFAULT.seed, help="of random weights and of the requests that verify")
     return parser
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _shapes(text: str) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import logging
 import os
 import secrets
@@ -17,10 +18,11 @@ from typing import IO
 from safetensors import SafetensorError
 
 from runtime.errors import BuildError, BundleError
-from runtime.manifest import STAGES, Manifest, check_file
+from runtime.manifest import STAGES, Manifest, PlanEntry, check_file
 
 logger = logging.getLogger(__name__)
 
+GRAPH, PLAN, ENGINE_REPORT, BUILD_LOG = "model.onnx", "model.plan", "engine_report.json", "build.log"
 _LOCK = ".building"
 BUNDLE_ENTRIES = {"manifest.json", *STAGES, "items", "tokenizer.json", "masks.safetensors", _LOCK}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -110,8 +112,24 @@ class OldBundle:
             logger.warning("%s is built again: %s", stage, error)
             return False
         (folder / stage).mkdir()
-        shutil.copyfile(path, folder / stage / "model.onnx")
+        shutil.copyfile(path, folder / stage / GRAPH)
         return True
+
+    def carry_plan(self, stage: str, fingerprint: str, folder: Path) -> PlanEntry | None:
+        """Copy a stage's engine over, with its report and its log, under the same conditions."""
+        if self.manifest is None or (row := self.manifest.stages[stage].plan) is None:
+            return None
+        try:
+            path = check_file(self.out, row.file, row.sha256, row.bytes)
+            report = json.loads((self.out / stage / ENGINE_REPORT).read_text(encoding="utf-8"))
+            if (report["fingerprint"], report["plan_sha256"]) != (fingerprint, row.sha256):
+                return None
+            for source in (path, self.out / stage / ENGINE_REPORT, self.out / stage / BUILD_LOG):
+                shutil.copyfile(source, folder / stage / source.name)
+        except (BundleError, OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("the engine of %s is built again: %s", stage, error)
+            return None
+        return row
 
 
 def _is_bundle(out: Path) -> bool:

@@ -22,6 +22,7 @@ from runtime.manifest import STAGES
 
 _ROOT = Path(__file__).resolve().parent.parent
 _EXPORTER = ("onnx_from_stage", "precision", "silu_attention", "stages")  # what turns a stage into a graph
+_ENGINE = ("engine_from_onnx", "engine_kernels", "engine_log", "engine_precision", "engine_report", "profiles")
 _TOOLS = ("torch", "onnx", "onnxscript")
 # Fields of the config that the code of a stage reads. Those of no stage shape the training or the static masks.
 STAGE_FIELDS: Mapping[str, frozenset[str]] = {
@@ -70,6 +71,12 @@ def stage_fingerprint(stage: nn.Module, spec: StageSpec, config: OneRankerConfig
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def plan_fingerprint(graph_sha256: str, facts: Mapping[str, Any]) -> str:
+    """Of one stage's engine: its graph, the library, profiles and options in `facts`, the code that builds it."""
+    code = files_digest(_ROOT / "export" / f"{name}.py" for name in _ENGINE)
+    return digest_of({"graph": graph_sha256, "code": code, **facts})
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

@@ -15,6 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
+class PlanReport:
+    """The engine of one stage of a finished bundle; more of it lies beside it in engine_report.json."""
+
+    file: str
+    sha256: str
+    bytes: int
+    seconds: float
+    reused: bool
+    scratch_bytes: int | None  # of the profile that needs most
+    weight_bytes: int | None
+    attention_layers: int
+    fused_attention: list[str]  # kernels of the profile that has most of them
+    verified: str
+
+
+@dataclass(slots=True, kw_only=True)
 class StageReport:
     """One stage of a finished bundle."""
 
@@ -24,6 +40,7 @@ class StageReport:
     seconds: float
     reused: bool
     parity: dict[str, Any]
+    plan: PlanReport | None = None
 
 
 @dataclass(slots=True, kw_only=True)

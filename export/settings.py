@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,8 +11,6 @@ from pathlib import Path
 from oneranker.config import PRESETS, OneRankerConfig
 from runtime.errors import BuildError
 from runtime.manifest import STAGES
-
-logger = logging.getLogger(__name__)
 
 OPSET = 23  # one Attention node per softmax attention; torch 2.13 writes invalid graphs above 25
 MIN_HISTORY = 3  # the smallest S a graph takes: a user, an event and the request
@@ -79,6 +76,7 @@ class BuildSettings:
             raise ValueError(f"--items: got {self.items}, expected at least 1")
         if self.seed < 0:
             raise ValueError(f"--seed: got {self.seed}, expected 0 or more")
+        self._check_engine_options()
         for flag in ("min_shapes", "opt_shapes", "max_shapes"):
             for letter, size in getattr(self, flag).items():
                 if letter not in PROFILE_LETTERS or size < 1:
@@ -86,6 +84,13 @@ class BuildSettings:
                         f"--{flag.replace('_', '-')}: got {letter}:{size}, expected sizes of at least 1 for "
                         f"{', '.join(PROFILE_LETTERS)}, such as B:8,S:512"
                     )
+
+    def _check_engine_options(self) -> None:
+        for flag, least in (("attention_block", 0), ("max_items", 1), ("workspace_mib", 1), ("builder_level", 0)):
+            if (value := getattr(self, flag)) is not None and value < least:
+                raise ValueError(f"--{flag.replace('_', '-')}: got {value}, expected {least} or more")
+        if wrong := [word for word in self.compute_capabilities if not re.fullmatch(r"\d+\.\d", word)]:
+            raise ValueError(f"--compute-capability: got {wrong[0]!r}, expected such as 8.9,12.0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,30 +134,20 @@ def parse_shapes(text: str) -> dict[str, int]:
 
 
 def resolve(settings: BuildSettings) -> BuildSettings:
-    """Settings without `auto` and without a missing preset, after a check that this release can build them.
+    """Settings without `auto` and without a missing preset, after a check that this machine can build them.
 
     Raises:
         BuildError: An engine or a precision that cannot be built here.
     """
-    if settings.engine in (Engine.TENSORRT, Engine.TENSORRT_RTX):
-        module = settings.engine.value
-        there = "is installed" if importlib.util.find_spec(module) else "cannot be imported"
-        raise BuildError(
-            f"--engine {module}: this release builds ONNX graphs only (and {module} {there}), expected auto or none. "
-            f"Build with --engine none; an engine can be made of the graphs after `pip install {_wheel(module)}`."
-        )
+    from export.engine_module import choose_engine  # which reads these settings
+
     if settings.precision is Precision.BF16:
         raise BuildError(
             "--precision bf16: ONNX Runtime's CPU provider has no bf16 kernels, so the graphs could not be verified; "
             "expected auto, fp32 or fp16. Build with --precision fp16."
         )
-    if settings.engine is Engine.AUTO:
-        logger.info("engine auto -> none: this release builds ONNX graphs, served by ONNX Runtime on the CPU")
-    if settings.precision is Precision.AUTO:
-        logger.info("precision auto -> fp32: ONNX Runtime on the CPU is fastest in fp32")
-    precision = Precision.FP32 if settings.precision is Precision.AUTO else settings.precision
     preset = "paper" if settings.preset is None and settings.checkpoint is None else settings.preset
-    return replace(settings, precision=precision, engine=Engine.NONE, preset=preset)
+    return replace(choose_engine(settings), preset=preset)
 
 
 def profile_of(settings: BuildSettings, config: OneRankerConfig) -> Profile:
@@ -176,13 +171,9 @@ def profile_of(settings: BuildSettings, config: OneRankerConfig) -> Profile:
             f"profile: S is {ranges['S'][0]} .. {ranges['S'][2]}, expected {MIN_HISTORY} .. {config.max_history}, the "
             "history the model was made for. Correct --min-shapes or --max-shapes, or train with a longer history."
         )
-    if ranges["C"][2] < config.candidates:
+    if not ranges["C"][0] <= config.candidates <= ranges["C"][2]:
         raise BuildError(
-            f"profile: C is at most {ranges['C'][2]}, expected at least {config.candidates}, what the retriever hands "
-            "to the ranker. Raise C in --max-shapes, or train with fewer candidates."
+            f"profile: C is {ranges['C'][0]} .. {ranges['C'][2]}, expected to hold {config.candidates}, what the "
+            "retriever hands to the ranker. Correct C in --min-shapes or --max-shapes, or train with other candidates."
         )
     return Profile(**ranges)
-
-
-def _wheel(module: str) -> str:
-    return {"tensorrt": "tensorrt-cu13", "tensorrt_rtx": "'oneranker[trt]'"}[module]

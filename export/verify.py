@@ -1,7 +1,8 @@
-"""Compares the graphs with the model, stage by stage and as a chain; what fails stops the build."""
+"""Compares the graphs and the engines with the model, stage by stage and as a chain; what fails stops the build."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from export import parity
+from export.bundle import GRAPH
+from export.engine_report import NOT_RUN
+from export.engine_stages import open_engines
 from export.parity import Array, CandidateLists, StageParity, compare_lists
 from export.precision import in_precision
 from export.settings import Precision, Profile
@@ -24,9 +28,11 @@ from oneranker.synthetic import padded_batch
 from oneranker.tokens import Tokenizer, Tokens
 from runtime.errors import ParityError
 from runtime.items import ItemIndex
-from runtime.manifest import STAGES
+from runtime.manifest import STAGES, PlanEntry
 from runtime.onnx_stage import OnnxStage
+from runtime.stage import Stage
 
+logger = logging.getLogger(__name__)
 Named = dict[str, Tensor]
 
 
@@ -44,47 +50,68 @@ class Subject:
     seed: int
 
 
-def verify(subject: Subject, folder: Path) -> dict[str, Any]:
-    """Compare the graphs and the item index in `folder` with the model on random requests.
+def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None = None) -> dict[str, Any]:
+    """Compare the graphs, the engines and the item index in `folder` with the model on random requests.
 
     Returns:
-        The parity report: per stage and for the chain the errors, what was allowed, and the rank measures.
+        The parity report: per stage and for the chain the errors, what was allowed, and the rank measures; the same
+        once more under "engine" where there are plans and a device that runs them, else why they were not run.
 
     Raises:
         ParityError: A check failed; the message names every one.
     """
-    graphs = {
-        name: OnnxStage.load(name, folder / name / "model.onnx", s.inputs, s.outputs)
-        for name, s in subject.specs.items()
+    graphs: dict[str, Stage] = {
+        name: OnnxStage.load(name, folder / name / GRAPH, s.inputs, s.outputs) for name, s in subject.specs.items()
     }
-    reports = {name: StageParity() for name in (*STAGES, "chain")}
     batches = random_batches(subject.tokenizer, subject.catalogue, subject.profile, subject.seed)
-    with torch.inference_mode():
-        comparison = _Comparison(subject, graphs, ItemIndex.read(folder / "items"))
+    with torch.inference_mode(), open_engines(subject.specs, folder, plans or {}) as (engines, where):
+        runs = {"graph": _Run(graphs)} | ({"engine": _Run(engines)} if engines else {})
+        comparison = _Comparison(subject, runs, ItemIndex.read(folder / "items"))
         for tokens in batches:
-            comparison.add(tokens, reports)
+            comparison.add(tokens)
     for graph in graphs.values():
         graph.close()
-    if failures := [f"{name}: {line}" for name, report in reports.items() for line in report.failures()]:
+    if failures := [line for name, run in runs.items() for line in run.failures(name)]:
         raise ParityError(
-            f"verification: {'; '.join(failures)} (graph against eager PyTorch, at most {parity.SLACK:g}x its own "
-            f"rounding in {subject.precision.value}). Nothing was written; try --precision fp32, or report the model."
+            f"verification: {'; '.join(failures)} (graph or engine against eager PyTorch, at most {parity.SLACK:g}x "
+            f"its own rounding in {subject.precision.value}). Nothing was written; try --precision fp32, or report the "
+            "model."
         )
-    rows = {name: report.to_json() for name, report in reports.items()}
     lengths = [[len(tokens.token_kind) for tokens in batch] for batch in batches]
-    return {
+    proof = {
         "rule": parity.rule(),
         "requests": {"tokens": lengths, "seed": subject.seed},
-        "stages": {name: rows[name] for name in STAGES},
-        "chain": rows["chain"],
+        **runs["graph"].to_json(),
     }
+    if plans:
+        if not engines:
+            logger.warning("the engines were %s: %s", NOT_RUN, where)
+        proof["engine"] = {"device": where, **runs["engine"].to_json()} if engines else {NOT_RUN: where}
+    return proof
+
+
+class _Run:
+    """The four stages on one engine, and how far their answers are off."""
+
+    def __init__(self, stages: Mapping[str, Stage]) -> None:
+        self.stages = stages
+        self.reports = {name: StageParity() for name in (*STAGES, "chain")}
+
+    def failures(self, kind: str) -> list[str]:
+        prefix = "" if kind == "graph" else f"{kind} "
+        return [f"{prefix}{name}: {line}" for name, report in self.reports.items() for line in report.failures()]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = {name: report.to_json() for name, report in self.reports.items()}
+        return {"stages": {name: rows[name] for name in STAGES}, "chain": rows["chain"]}
 
 
 class _Comparison:
-    """The reference model, the same model in the graphs' precision, and the graphs, over one set of tables."""
+    """The reference model, the same model in the graphs' precision, and every run of the stages."""
 
-    def __init__(self, subject: Subject, graphs: Mapping[str, OnnxStage], written: ItemIndex) -> None:
-        self.graphs = graphs
+    def __init__(self, subject: Subject, runs: Mapping[str, _Run], written: ItemIndex) -> None:
+        self.runs = runs
+        self.least = subject.profile.S[0]
         self.specs = subject.specs
         self.reference = subject.model
         self.plain = in_precision(subject.model, subject.precision)
@@ -94,12 +121,13 @@ class _Comparison:
         self.written["item_eligible"] = torch.tensor(written.default_eligible())[None]
         self.masks = static_masks(subject.model.config, subject.profile)
 
-    def add(self, tokens: Sequence[Tokens], reports: Mapping[str, StageParity]) -> None:
-        """Run one batch through all three and note the differences.
+    def add(self, tokens: Sequence[Tokens]) -> None:
+        """Run one batch through all of them and note the differences.
 
         Shapes: tokens [B]
         """
-        batch = padded_batch(list(tokens))
+        longest = max(len(row.token_kind) for row in tokens)
+        batch = padded_batch(list(tokens), max(longest, self.least))
         if features := self.reference.config.candidate_features:
             shape = (len(tokens), self.reference.config.candidates, features)
             batch["candidate_features"] = torch.randn(shape, generator=self.random)
@@ -109,14 +137,15 @@ class _Comparison:
         real = inputs | self.reference(batch, index)
         cast = self._cast(index)
         plain = inputs | (real if self.plain is self.reference else self.plain(self._cast(batch), cast))
-        chain = inputs | self.written
-        for name in STAGES:
-            spec = self.specs[name]
-            found = self._run_graph(name, real | self.written)
-            eager = self._run_eager(name, real)
-            _compare_stage(reports[name], spec, found, eager, real, self.reference.config.task_decoupling)
-            chain |= self._run_graph(name, chain)
-        _compare_chain(reports["chain"], chain, plain, real)
+        eager = {name: self._run_eager(name, real) for name in STAGES}
+        for run in self.runs.values():
+            chain = inputs | self.written
+            for name in STAGES:
+                found = self._run_stage(run.stages[name], real | self.written)
+                decoupled = self.reference.config.task_decoupling
+                _compare_stage(run.reports[name], self.specs[name], found, eager[name], real, decoupled)
+                chain |= self._run_stage(run.stages[name], chain)
+            _compare_chain(run.reports["chain"], chain, plain, real)
 
     def _masks(self, lengths: Tensor, padded: int) -> Named:
         out = {"history_mask": masks.additive(masks.history(lengths, padded))}
@@ -133,9 +162,9 @@ class _Comparison:
     def _feed(self, name: str, tensors: Named) -> Named:
         return {row.name: tensors[row.name].to(TORCH_DTYPES[row.dtype]) for row in self.specs[name].inputs}
 
-    def _run_graph(self, name: str, tensors: Named) -> Named:
-        feed = {key: tensor.contiguous().numpy() for key, tensor in self._feed(name, tensors).items()}
-        return {key: torch.from_numpy(array) for key, array in self.graphs[name].run(feed).items()}
+    def _run_stage(self, stage: Stage, tensors: Named) -> Named:
+        feed = {key: tensor.contiguous().numpy() for key, tensor in self._feed(stage.name, tensors).items()}
+        return {key: torch.from_numpy(array) for key, array in stage.run(feed).items()}
 
     def _run_eager(self, name: str, tensors: Named) -> Named:
         """The stage in the graph's precision on the reference's inputs; in fp32 that is the reference itself."""

@@ -23,6 +23,11 @@ from runtime.errors import BuildError
         ["--items", "0"],
         ["--seed", "-1"],
         ["--items", "5", "--checkpoint", "somewhere"],
+        ["--max-items", "0"],
+        ["--workspace-mib", "0"],
+        ["--builder-level", "-1"],
+        ["--attention-block", "-1"],
+        ["--compute-capability", "8.9,sm120"],
         ["--no-such-flag"],
     ],
     ids=" ".join,
@@ -52,12 +57,6 @@ def test_auto_becomes_fp32_onnx_and_says_so(caplog: pytest.LogCaptureFixture) ->
     assert "engine auto -> none" in caplog.text
 
 
-@pytest.mark.parametrize("engine", [Engine.TENSORRT, Engine.TENSORRT_RTX])
-def test_a_tensorrt_engine_is_refused_with_the_next_step(engine: Engine) -> None:
-    with pytest.raises(BuildError, match=r"this release builds ONNX graphs only.*expected auto or none.*pip install"):
-        resolve(BuildSettings(engine=engine))
-
-
 def test_bf16_is_refused_because_nothing_here_could_verify_it() -> None:
     with pytest.raises(BuildError, match="no bf16 kernels"):
         resolve(BuildSettings(precision=Precision.BF16))
@@ -75,7 +74,8 @@ def test_the_profile_fills_up_with_what_the_model_can_take() -> None:
     [
         ({"max_shapes": {"S": 21}}, "S is 3 .. 21, expected 3 .. 20"),
         ({"min_shapes": {"S": 2}}, "S is 2 .. 20"),
-        ({"max_shapes": {"C": 12}}, "expected at least 13"),
+        ({"max_shapes": {"C": 12}}, "C is 1 .. 12, expected to hold 13"),
+        ({"min_shapes": {"C": 14}, "opt_shapes": {"C": 15}}, "C is 14 .. 15, expected to hold 13"),
         ({"min_shapes": {"B": 9}}, "B is min 9, opt 1, max 8"),
     ],
 )
