@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,export,serve,trt,dev]'
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps recbole # ml-100k lies inside; never imported
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps tensorrt-cu13-bindings # names of TensorRT's API, no library
 	@touch $@
 
 $(MINIMAL)/.installed: pyproject.toml constraints.txt
