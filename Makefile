@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 MINIMAL := .venv-runtime
 DEMO := demo
+SOURCES := $(shell find oneranker export runtime benchmarks -name '*.py')
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -16,11 +17,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,export,serve,trt,dev]'
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps recbole # ml-100k lies inside; never imported
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps tensorrt-cu13-bindings # names of TensorRT's API, no library
 	@touch $@
 
-$(MINIMAL)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(MINIMAL)
-	$(MINIMAL)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
+# what the runtime image holds, made by the same script
+$(MINIMAL)/.installed: pyproject.toml constraints.txt docker/install.sh docker/versions.env $(SOURCES)
+	rm -rf $(MINIMAL)
+	PYTHON=$(PYTHON) docker/install.sh serve $(MINIMAL)
 	@touch $@
 
 setup: $(VENV)/.installed ## the environment with everything for development
@@ -30,9 +33,10 @@ demo: $(VENV)/.installed ## real purchases to recommendations: train, export, ve
 
 check: $(VENV)/.installed $(MINIMAL)/.installed lint types test ## lint, types and all tests
 
-lint: $(VENV)/.installed ## ruff: rules and format
+lint: $(VENV)/.installed ## ruff: rules and format; hadolint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(VENV)/.installed ## ruff: mend what it can
 	$(VENV)/bin/ruff check --fix .

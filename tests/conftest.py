@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import random
 import shutil
@@ -72,11 +73,16 @@ def tiny_fp16_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
 
 def _bundle(factory: pytest.TempPathFactory, request: pytest.FixtureRequest, precision: str) -> Path:
-    """Built in pytest's cache, where fingerprints decide what of the last run's bundle is reused, and copied here."""
+    """Built in pytest's cache, where fingerprints decide what of the last run's bundle is reused, and copied here.
+
+    Several processes test at once: the first one builds, the others wait and find it built.
+    """
     from export.build import build_bundle
     from export.settings import BuildSettings, Precision
 
     assert request.config.cache is not None
     cached = Path(request.config.cache.mkdir("oneranker_bundles")) / precision
-    build_bundle(BuildSettings(preset="tiny", out=cached, precision=Precision(precision)))
-    return Path(shutil.copytree(cached, factory.mktemp("bundles") / precision))
+    with cached.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build_bundle(BuildSettings(preset="tiny", out=cached, precision=Precision(precision)))
+        return Path(shutil.copytree(cached, factory.mktemp("bundles") / precision))
