@@ -1,4 +1,4 @@
-"""The images: rules of Dockerfiles, one place for each version, and the install and smoke steps run without an engine."""
+"""The images: rules of Dockerfiles, one place for a version, and the install and smoke steps run without an engine."""
 
 from __future__ import annotations
 
