@@ -70,6 +70,7 @@ def open_bundle(
         for name, row in manifest.stages.items():
             stages[name] = _load_stage(bundle, name, row, serving, threads, cuda_graphs)
             undo.callback(stages[name].close)
+        serving.memory.settle()
         undo.pop_all()
     return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -25,24 +25,21 @@ def run_on_device(
     host = {name: np.ascontiguousarray(array) for name, array in feed.items()}
     letters = check_feed(stage, inputs, host)
     answers: dict[str, Array] = {spec.name: np.empty(spec.sized(letters), spec.numpy_dtype) for spec in outputs}
-    addresses: list[int] = []
+    with ExitStack() as last:  # runs from the end
 
-    def place(array: np.ndarray[Any, Any]) -> DeviceTensor:
-        addresses.append(device.allocate(max(array.nbytes, 1)))
-        return DeviceTensor(addresses[-1], array.dtype, array.shape)
+        def place(array: Array) -> DeviceTensor:
+            address = device.allocate(max(array.nbytes, 1))
+            last.callback(device.free, address)
+            return DeviceTensor(address, array.dtype, array.shape)
 
-    try:
         reads = {name: place(array) for name, array in host.items()}
         writes = {name: place(array) for name, array in answers.items()}
+        binding = bind(reads, writes)
+        last.callback(binding.close)
+        last.callback(device.synchronize)
         for name, array in host.items():
             device.to_device(reads[name].address, array)
-        binding = bind(reads, writes)
         binding.run()
         for name, array in answers.items():
             device.to_host(array, writes[name].address)
-        device.synchronize()
-        binding.close()
-    finally:
-        for address in addresses:
-            device.free(address)
     return answers

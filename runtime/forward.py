@@ -160,7 +160,7 @@ class Forward:
                     self.rank(tables, features=self._no_features(B, self.retrieved))
                     for count in candidate_counts:
                         self.rank(tables, [[0] * count] * B, self._no_features(B, count))
-                    self.chain.memory.wait()
+                    self.answers()
         self._done.clear()
         self._candidates_of = None
 

@@ -28,6 +28,9 @@ class Memory(Protocol):
     def activate(self) -> None:
         """Make the device the calling thread's."""
 
+    def settle(self) -> None:
+        """Make what the engines have reserved, once all of them are loaded."""
+
     def allocate(self, size: int, what: str) -> Tensor:
         """Zeroed bytes whose address is a multiple of ALIGNMENT; `what` they are for stands in an error.
 
@@ -68,6 +71,8 @@ class HostMemory:
     device: Device | None = None
 
     def activate(self) -> None: ...
+
+    def settle(self) -> None: ...
 
     def allocate(self, size: int, what: str) -> Tensor:
         return aligned_bytes(size)
@@ -113,6 +118,9 @@ class DeviceMemory:
 
     def activate(self) -> None:
         self._device.activate()
+
+    def settle(self) -> None:
+        self.scratch.make()
 
     def allocate(self, size: int, what: str) -> Tensor:
         try:
@@ -196,7 +204,7 @@ class DeviceMemory:
 class Scratch:
     """One block of a device that all engines of a pipeline compute in, since they run one after another.
 
-    Every engine reserves what it may need when it is loaded; the block is made when the first of them is bound.
+    Every engine reserves what it may need when it is loaded; the block is made after the last of them.
     """
 
     def __init__(self, device: Device) -> None:
@@ -205,18 +213,26 @@ class Scratch:
         self._address: int | None = None
 
     def reserve(self, size: int) -> None:
-        assert self._address is None or size <= self.size, "an engine was loaded after another one had been bound"
+        assert self._address is None or size <= self.size, "an engine was loaded after the block had been made"
         self.size = max(self.size, size)
 
-    @property
-    def address(self) -> int:
-        """Where the block lies; `size` must not be 0."""
-        if self._address is None:
+    def make(self) -> None:
+        """Allocate what was reserved, if anything was and it is not there yet.
+
+        Raises:
+            DeviceError: If the device has no room.
+        """
+        if self.size and self._address is None:
             try:
                 self._address = self._device.allocate(self.size)
             except DeviceError as error:
                 raise DeviceError(f"scratch memory of the engines: {error}") from error
-        return self._address
+
+    @property
+    def address(self) -> int:
+        """Where the block lies; 0 if nobody reserved any."""
+        self.make()
+        return self._address or 0
 
     def close(self) -> None:
         if self._address is not None:

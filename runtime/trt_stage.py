@@ -182,18 +182,19 @@ class TrtStage:
 
 
 def choose_profile(stage: str, plan: PlanEntry, letters: Mapping[str, int]) -> int:
-    """The number of the tightest profile that holds these sizes: the one with the fewest combinations of sizes.
+    """The number of the tightest profile that holds these sizes: of the smallest largest shape, then of the least span.
 
     Raises:
         FeedError: If no profile holds them.
     """
-    fitting = [
-        (math.prod(high - low + 1 for letter, (low, _, high) in profile.letters.items() if letter in letters), number)
-        for number, profile in enumerate(plan.profiles)
-        if all(_holds(profile, letter, size) for letter, size in letters.items())
-    ]
+    fitting = []
+    for number, profile in enumerate(plan.profiles):
+        if all(_holds(profile, letter, size) for letter, size in letters.items()):
+            ends = [(low, high) for letter, (low, _, high) in profile.letters.items() if letter in letters]
+            spans = (high - low + 1 for low, high in ends)
+            fitting.append((math.prod(high for _, high in ends), math.prod(spans), number))
     if fitting:
-        return min(fitting)[1]
+        return min(fitting)[2]
     sizes = ", ".join(f"{letter}={size}" for letter, size in letters.items())
     wrong = [name for name, size in letters.items() if not any(_holds(row, name, size) for row in plan.profiles)]
     named = ", ".join(f"{letter}={letters[letter]}" for letter in wrong) or f"{sizes} together"
