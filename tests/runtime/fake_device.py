@@ -68,9 +68,15 @@ class FakeGraph:
 
 
 class FakeDevice:
-    """`runtime.device.Device`. `limit` is its memory; `fail_captures` is how many of the next captures fail."""
+    """`runtime.device.Device`. `limit` is its memory; `fail_captures` is how many of the next captures fail.
 
-    def __init__(self, ordinal: int = 0, compute_capability: str = "8.9", limit: int = 1 << 40) -> None:
+    An `eager` device does what is enqueued at once, for engines that know nothing of this queue.
+    """
+
+    def __init__(
+        self, ordinal: int = 0, compute_capability: str = "8.9", limit: int = 1 << 40, eager: bool = False
+    ) -> None:
+        self.eager = eager
         self.ordinal = ordinal
         self.name = f"cuda:{ordinal} (fake)"
         self.compute_capability = compute_capability
@@ -146,7 +152,10 @@ class FakeDevice:
 
     def enqueue(self, work: Callable[[], None]) -> None:
         self.check_use(capturing_allowed=True)
-        (self._queue if self._recorded is None else self._recorded).append(work)
+        if self.eager and not self.capturing:
+            work()
+        else:
+            (self._queue if self._recorded is None else self._recorded).append(work)
 
     def to_device(self, address: int, host: np.ndarray) -> None:
         flat = host.reshape(-1).view(np.uint8)

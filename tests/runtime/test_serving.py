@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 from fake_bundle import make_request
+from fake_onnx_cuda import FakeOnnxruntime
 from fake_plans import Machine, edit_plan
 
 from runtime import BundleError, DeviceError, Pipeline
 from runtime.items import ItemIndex
+from runtime.manifest import STAGES
 
 GPU = "cuda:0 (fake)"
 
@@ -126,3 +129,19 @@ def test_a_bundle_without_plans_has_none_to_ask_for(bundle: Path, machine: Machi
     with Pipeline.load(bundle) as pipeline:
         assert (pipeline.engine, pipeline.device) == ("onnxruntime", "cpu")
     assert machine.opened == []
+
+
+def test_onnx_runtime_on_a_device_answers_as_on_the_cpu(
+    bundle: Path, machine: Machine, index: ItemIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [make_request(index, 3), make_request(index, 30, 1) | {"excluded": [index.id(2)]}]
+    with Pipeline.load(bundle, "onnxruntime", "cpu", threads=1) as cpu:
+        wanted = cpu.recommend(requests)
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxruntime())
+    machine.options = {"eager": True}
+    with Pipeline.load(bundle, "onnxruntime", "cuda", threads=1) as pipeline:
+        assert (pipeline.engine, pipeline.device) == ("onnxruntime", GPU)
+        for _ in range(3):
+            assert pipeline.recommend(requests) == wanted
+        assert pipeline.copies.stage_to_stage == {}
+        assert {key.split()[0]: count for key, count in pipeline.graphs.replayed.items()} == dict.fromkeys(STAGES, 2)
