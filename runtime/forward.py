@@ -89,7 +89,7 @@ class Forward:
         if self._filtered or any(rows):
             self.chain.staging("eligible_row", (self.max_batch,))[:] = np.pad(rows, (0, self.max_batch - B))
         self._filtered = any(rows)
-        R = 1 + self.max_batch if self._filtered else 1  # two sizes, not one for each number of filters
+        R = 1 + B if self._filtered else 1  # two sizes, not one for each number of filters
         self._run("retriever", {"C": self.retrieved, "R": R}, tables)
         self._candidates_of = tables
 

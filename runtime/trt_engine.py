@@ -195,8 +195,7 @@ def _check_tensors(
             code = engine.get_tensor_dtype(spec.name).name
             dtype, shape = _DTYPES.get(code, code), tuple(engine.get_tensor_shape(spec.name))
             fits = len(shape) == len(spec.shape) and all(
-                told == real or (isinstance(told, str) and real == -1)
-                for told, real in zip(spec.shape, shape, strict=True)
+                _dim_fits(told, real, kind) for told, real in zip(spec.shape, shape, strict=True)
             )
             if dtype != spec.dtype or not fits:
                 raise BundleError(
@@ -208,6 +207,13 @@ def _check_tensors(
                     f"{where}: the engine wants {kind} {spec.name!r} in host memory, expected all tensors on the "
                     f"device: it is used as a shape. Change the model, then {rebuild(plan)}."
                 )
+
+
+def _dim_fits(told: int | str, real: int, kind: str) -> bool:
+    """Whether an engine's dim, -1 where it varies, can be the manifest's; every binding checks its outputs again."""
+    if kind == "output":
+        return isinstance(told, str) or real in (told, -1)
+    return real == (-1 if isinstance(told, str) else told)
 
 
 def _check_profiles(where: str, loaded: TrtEngine, inputs: Sequence[TensorSpec], plan: PlanEntry) -> None:

@@ -20,11 +20,11 @@ from runtime import Pipeline
 from runtime.manifest import Manifest, file_sha256
 from runtime.stage import TensorSpec
 
-OTHERS = {"C": [1, 6, 20], "N": [1, 11, 100], "P": [2, 20, 400], "R": [1, 1, 4]}
+OTHERS = {"C": [1, 6, 20], "N": [1, 11, 100], "P": [2, 20, 400]}
 PROFILES = {
-    "single": {"B": [1, 1, 1], "S": [1, 64, 80]},
-    "short": {"B": [1, 2, 3], "S": [1, 32, 64]},
-    "long": {"B": [1, 2, 3], "S": [65, 80, 80]},
+    "single": {"B": [1, 1, 1], "S": [1, 64, 80], "R": [1, 1, 2]},
+    "short": {"B": [2, 2, 3], "S": [1, 32, 64], "R": [1, 1, 4]},
+    "long": {"B": [2, 2, 3], "S": [65, 80, 80], "R": [1, 1, 4]},
 }
 SCRATCH = {"generator": [100, 5000, 7000], "enhancer": [300, 200, 200], "retriever": [0, 0, 0], "ranker": [10, 20, 30]}
 
