@@ -175,6 +175,30 @@ def test_a_capture_that_fails_is_told_once_and_then_runs_plain(
         assert by_stage(pipeline.graphs.captured)["generator"] == 1
 
 
+def test_a_size_that_makes_room_is_waited_for_before_its_context_is_freed(
+    planned: Path, index: ItemIndex, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.chain, "MAX_BINDINGS", 1)
+    with machine.serve(planned) as pipeline:
+        tokens = [one.tokens for one in pipeline.encode([make_request(index, 3)])]
+        for requests in (1, 2, 3):
+            pipeline.generate(tokens * requests)
+        assert pipeline.read("token_kind").shape == (3, 64)
+
+
+def test_a_swap_after_a_call_that_failed_waits_for_what_was_launched(
+    planned: Path, index: ItemIndex, machine: Machine
+) -> None:
+    with machine.serve(planned) as pipeline:
+        (wanted,) = pipeline.recommend([make_request(index, 3)])
+        bound = next(row for key, row in pipeline._items.bound.items() if key[0] == "ranker")
+        bound.binding._replay._launch = lambda: (_ for _ in ()).throw(DeviceError("the ranker stopped"))
+        with pytest.raises(DeviceError, match="the ranker stopped"):
+            pipeline.recommend([make_request(index, 3)])
+        pipeline.swap_items(planned / "items")  # the retriever's work of that call is not done yet
+        assert pipeline.recommend([make_request(index, 3)]) == [wanted]
+
+
 def test_a_size_that_could_not_be_captured_stays_plain_after_an_eviction(
     planned: Path, index: ItemIndex, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,5 +251,8 @@ def test_a_device_that_is_full_at_a_request_serves_again_when_it_is_not(
         for _ in range(2):
             with pytest.raises(DeviceError, match=r"the causal_mask of 64 rows: cuda:0 \(fake\): no \d+ bytes"):
                 pipeline.recommend([make_request(index, 5)])
+        kind = pipeline.read("token_kind")  # what the host has written, though no stage has run on it
         machine.device.limit = 1 << 40
         assert pipeline.recommend([make_request(index, 5)])
+        assert np.array_equal(pipeline.read("token_kind"), kind)
+        assert kind.any()
