@@ -62,7 +62,7 @@ def import_engine(name: str) -> Any:
         )
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:
+    except Exception as error:  # a wheel without its driver libraries raises more than ImportError
         raise DeviceError(
             f"engine {name!r} cannot be imported ({error}), expected the module that built the bundle's plans. "
             f"Run `{INSTALL[name]}`, or ask for engine='onnxruntime'."
@@ -115,7 +115,13 @@ def load_engine(
     check_version(plan, trt, where)
     check_capability(plan, device, where)
     log = _log_for(trt)
-    runtime = trt.Runtime(log)
+    try:
+        runtime = trt.Runtime(log)
+    except (RuntimeError, TypeError) as error:  # what the bindings make of a null pointer
+        raise DeviceError(
+            f"{where}: {plan.engine} has no runtime on {device.name} ({error}; {log.last_words()}). Check the driver "
+            "with `nvidia-smi`, or ask for engine='onnxruntime'."
+        ) from error
     data = path.read_bytes()
     _check_validity(where, plan, trt, runtime, data, log, device)
     try:

@@ -148,24 +148,35 @@ class IExecutionContext:
         assert size >= max(self.engine.plan["scratch"])
         self.scratch = (address, size)
 
+    def refuses(self, what: str) -> bool:
+        if self.engine.plan.get("refuses") == what:
+            self.engine.logger.log(Severity.ERROR, "no " + what + " today")
+            return True
+        return False
+
     def set_optimization_profile_async(self, number: int, stream: int) -> bool:
         assert not STREAMS[stream].capturing
         self.profile = number
-        return number < self.engine.num_optimization_profiles
+        return number < self.engine.num_optimization_profiles and not self.refuses("profile")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self.profile is not None, "shapes belong to a profile"
         low, _, high = self.engine.plan["profiles"][self.profile][name]
         self.shapes[name] = tuple(shape)
-        return len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        return fits and not self.refuses("shape")
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return True
+        return not self.refuses("address")
 
     def infer_shapes(self) -> list[str]:
         if missing := [name for name in self.engine.inputs if name not in self.shapes]:
             return missing
+        if self.refuses("inference"):
+            raise RuntimeError("shapes do not fit")
+        if self.refuses("knowledge"):
+            return ["token_time"]
         sizes: dict[Any, int] = {}
         for name, node in self.engine.inputs.items():
             sizes.update(zip(node.shape, self.shapes[name], strict=True))
@@ -174,10 +185,12 @@ class IExecutionContext:
         return []
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
+        return (9, *self.shapes[name][1:]) if self.refuses("output") else self.shapes[name]
 
     def execute_async_v3(self, stream: int) -> bool:
         device = STREAMS[stream]
+        if self.refuses("launch"):
+            return False
         if device.capturing and not self.launched:
             self.engine.logger.log(Severity.ERROR, "the first launch loads kernels and cannot be captured")
             return False

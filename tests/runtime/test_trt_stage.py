@@ -149,6 +149,43 @@ def test_a_context_that_cannot_be_made_is_an_error_and_the_pipeline_closes(
     )
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("profile", "the profile could not be chosen"),
+        ("shape", "input 'token_fields' does not take the shape [1, 64, 3]"),
+        ("address", "tensor 'token_fields' does not take its address"),
+        ("inference", "the shapes cannot be inferred: shapes do not fit"),
+        ("knowledge", "the shapes of token_time are not known"),
+        ("launch", "the launch failed"),
+    ],
+)
+def test_whatever_an_engine_refuses_is_one_error_and_the_pipeline_goes_on(
+    planned: Path, index: ItemIndex, machine: Machine, what: str, message: str
+) -> None:
+    with machine.serve(planned) as pipeline:
+        plan = pipeline._forward.chain.stages["generator"].loaded.engine.plan  # type: ignore[attr-defined]
+        plan["refuses"] = what
+        for _ in range(2):
+            with pytest.raises(DeviceError) as caught:
+                pipeline.recommend([make_request(index, 3)])
+            assert str(caught.value) == (
+                f"generator: {message} at B=1 S=64 on cuda:0 (fake) (no {what} today), expected a ready engine. "
+                f"Free device memory, or {REBUILD}"
+            )
+        plan["refuses"] = None
+        assert pipeline.recommend([make_request(index, 3)])
+
+
+def test_an_output_of_another_shape_than_the_manifests_is_an_error(
+    planned: Path, index: ItemIndex, machine: Machine
+) -> None:
+    with machine.serve(planned) as pipeline:
+        pipeline._forward.chain.stages["ranker"].loaded.engine.plan["refuses"] = "output"  # type: ignore[attr-defined]
+        with pytest.raises(BundleError, match=r"the engine writes 'scores' as \[9, 6\], expected \[1, 6\]"):
+            pipeline.recommend([make_request(index, 3)])
+
+
 def test_run_answers_host_arrays_as_the_graph_does_and_keeps_nothing(planned: Path, machine: Machine) -> None:
     device, row = FakeDevice(), Manifest.read(planned).stages["enhancer"]
     stage = load(planned, "enhancer", device)
