@@ -102,6 +102,11 @@ class TorchBackend:
         """Read the answer to the host, as a server must; the rest stays where it is until `outputs`."""
         self._tensors = tensors | {name: tensors[name].cpu() for name in RESULTS}
 
+    @property
+    def tensors(self) -> Named:
+        """Every tensor of the last batch by name: what was read and what was made of it."""
+        return self._tensors
+
     def extras(self) -> Mapping[str, Work]:
         return {}
 
