@@ -1,4 +1,7 @@
-"""The bundles of a GPU run: built in fp16 with random weights, and once more with plans of an engine."""
+"""The bundles of a GPU run: built in fp16 with random weights, and once more with plans of an engine.
+
+The exporter and torch, seconds to import, are imported only by what builds.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from pathlib import Path
 from benchmarks.backend import NotRunError
 from benchmarks.gpu_checks import Figures, GpuJob, Rows
 from benchmarks.gpu_plan import RTX
-from export.build import build_bundle
-from export.settings import BuildSettings, Engine, Precision
+from runtime.bundle import open_bundle
+from runtime.errors import OneRankerError
 from runtime.manifest import STAGES, Manifest
 
 
@@ -19,7 +22,7 @@ def bundle(job: GpuJob, rows: Rows) -> None:
     (check,) = job.checks
     with rows.check(check) as figures:
         if job.given is None:
-            build_bundle(_settings(job, Engine.NONE, job.folder))
+            _build(job, "none", job.folder)
         manifest = Manifest.read(job.folder)
         figures |= {
             "weights": manifest.weights.detail,
@@ -38,6 +41,27 @@ def rtx_plans(job: GpuJob, rows: Rows) -> None:
         figures |= plan_figures(with_plans(job, RTX))
 
 
+def rtx_probe(job: GpuJob, rows: Rows) -> None:
+    """Whether TensorRT-RTX runs here at all; NVIDIA names no data centre GPU. Any answer is one."""
+    (check,) = job.checks
+    with rows.check(check) as figures:
+        folder = with_plans(job, RTX)
+        if job.device == "cpu":
+            try:
+                open_bundle(folder, engine=RTX, device="cuda")
+            except OneRankerError as error:
+                raise NotRunError(f"there is no CUDA device here: {error}") from error
+        try:
+            from benchmarks.gpu_stages import Yardsticks
+
+            yard, stages = Yardsticks(job), open_bundle(folder, engine=RTX, device=job.device).stages
+            reports = {stage: yard.compare(stages[stage]) for stage in STAGES}
+        except Exception as error:  # the answer that is looked for
+            figures |= {"runs": False, "answer": f"{type(error).__name__}: {error}"[:2000]}
+        else:
+            figures |= {"runs": True, "answer": {stage: report.failures() for stage, report in reports.items()}}
+
+
 def with_plans(job: GpuJob, engine: str) -> Path:
     """A copy of the bundle with plans of an engine; a given bundle must have brought them.
 
@@ -53,7 +77,7 @@ def with_plans(job: GpuJob, engine: str) -> Path:
     folder = job.work / f"{job.bundle}-{engine}"
     if not folder.exists():
         shutil.copytree(job.folder, folder)  # its graphs are reused
-    build_bundle(_settings(job, Engine(engine), folder))
+    _build(job, engine, folder)
     return folder
 
 
@@ -70,5 +94,8 @@ def plan_figures(folder: Path) -> Figures:
     }
 
 
-def _settings(job: GpuJob, engine: Engine, out: Path) -> BuildSettings:
-    return BuildSettings(preset=job.bundle, precision=Precision.FP16, engine=engine, out=out)
+def _build(job: GpuJob, engine: str, out: Path) -> None:
+    from export.build import build_bundle
+    from export.settings import BuildSettings, Engine, Precision
+
+    build_bundle(BuildSettings(preset=job.bundle, precision=Precision.FP16, engine=Engine(engine), out=out))

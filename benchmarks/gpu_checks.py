@@ -92,7 +92,7 @@ GROUPS: Mapping[str, str] = {  # group -> the function that runs it, in whose mo
     "tensorrt stages": "benchmarks.gpu_parity.tensorrt_stages",
     "tensorrt chain": "benchmarks.gpu_parity.tensorrt_chain",
     "rtx plans": "benchmarks.gpu_bundles.rtx_plans",
-    "rtx probe": "benchmarks.gpu_parity.rtx_probe",
+    "rtx probe": "benchmarks.gpu_bundles.rtx_probe",
     "latency": "benchmarks.gpu_latency.latency",
 }
 

@@ -11,13 +11,12 @@ from benchmarks.backend import Array, NotRunError, as_float
 from benchmarks.errors import errors
 from benchmarks.gpu_bundles import plan_figures, with_plans
 from benchmarks.gpu_checks import Figures, GpuJob, Rows
-from benchmarks.gpu_plan import ONNX, RTX, TENSORRT
+from benchmarks.gpu_plan import ONNX, TENSORRT
 from benchmarks.gpu_stages import Yardsticks, open_onnx_stage, operators_of, require_cuda_provider
 from benchmarks.row import CHAIN
 from export.parity import StageParity
 from runtime import Pipeline
 from runtime.bundle import open_bundle
-from runtime.errors import OneRankerError
 from runtime.manifest import STAGES
 
 ROUNDS = 4  # a size is run plain, then captured, then replayed
@@ -84,25 +83,6 @@ def tensorrt_stages(job: GpuJob, rows: Rows) -> None:
 def tensorrt_chain(job: GpuJob, rows: Rows) -> None:
     """The whole pipeline on TensorRT."""
     _chain(job, rows, lambda: Pipeline.load(with_plans(job, TENSORRT), engine=TENSORRT, device=job.device))
-
-
-def rtx_probe(job: GpuJob, rows: Rows) -> None:
-    """Whether TensorRT-RTX runs here at all; NVIDIA names no data centre GPU. Any answer is one."""
-    (check,) = job.checks
-    with rows.check(check) as figures:
-        folder = with_plans(job, RTX)
-        if job.device == "cpu":
-            try:
-                open_bundle(folder, engine=RTX, device="cuda")
-            except OneRankerError as error:
-                raise NotRunError(f"there is no CUDA device here: {error}") from error
-        try:
-            yard, stages = Yardsticks(job), open_bundle(folder, engine=RTX, device=job.device).stages
-            reports = {stage: yard.compare(stages[stage]) for stage in STAGES}
-        except Exception as error:  # the answer that is looked for
-            figures |= {"runs": False, "answer": f"{type(error).__name__}: {error}"[:2000]}
-        else:
-            figures |= {"runs": True, "answer": {stage: report.failures() for stage, report in reports.items()}}
 
 
 def judged(report: StageParity) -> Figures:
