@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 from benchmarks.backend import Array, NotRunError, as_float
 from benchmarks.errors import errors
@@ -57,9 +57,9 @@ def onnxruntime_stages(job: GpuJob, rows: Rows) -> None:
 def onnxruntime_chain(job: GpuJob, rows: Rows) -> None:
     """The whole pipeline on ONNX Runtime CUDA."""
 
-    def load() -> Pipeline:
+    def load(*, cuda_graphs: bool) -> Pipeline:
         require_cuda_provider()
-        return Pipeline.load(job.folder, engine=ONNX, device=job.device)
+        return Pipeline.load(job.folder, engine=ONNX, device=job.device, cuda_graphs=cuda_graphs)
 
     _chain(job, rows, load)
 
@@ -82,7 +82,12 @@ def tensorrt_stages(job: GpuJob, rows: Rows) -> None:
 
 def tensorrt_chain(job: GpuJob, rows: Rows) -> None:
     """The whole pipeline on TensorRT."""
-    _chain(job, rows, lambda: Pipeline.load(with_plans(job, TENSORRT), engine=TENSORRT, device=job.device))
+
+    def load(*, cuda_graphs: bool) -> Pipeline:
+        folder = with_plans(job, TENSORRT)
+        return Pipeline.load(folder, engine=TENSORRT, device=job.device, cuda_graphs=cuda_graphs)
+
+    _chain(job, rows, load)
 
 
 def judged(report: StageParity) -> Figures:
@@ -149,33 +154,45 @@ def graphed(pipeline: Pipeline) -> Figures:
     Raises:
         RuntimeError: Some stage never replayed a graph.
     """
-    counts: Any = cast("Any", pipeline).graphs
+    counts = pipeline.graphs
     figures = {kind: dict(getattr(counts, kind)) for kind in ("plain", "captured", "replayed")}
     if idle := [stage for stage in STAGES if not any(key.startswith(stage) for key in figures["replayed"])]:
         raise RuntimeError(f"no CUDA graph was replayed for {', '.join(idle)}: {figures}")
     return figures
 
 
-def _chain(job: GpuJob, rows: Rows, load: Callable[[], Pipeline]) -> None:
-    """Parity, copies and graphs of one pipeline; the ledger is read before parity looks at every tensor."""
+class Load(Protocol):
+    """Opens the pipeline that is checked."""
+
+    def __call__(self, *, cuda_graphs: bool) -> Pipeline: ...
+
+
+def _chain(job: GpuJob, rows: Rows, load: Load) -> None:
+    """Parity and copies of a pipeline without graphs, then graphs and their parity in another one.
+
+    So what cannot be captured fails one check and hides nothing else. The ledger is read before parity looks at every
+    tensor.
+    """
     parity, copies, graphs = job.checks
-    loaded = cached(load)
+    plain = cached(lambda: load(cuda_graphs=False))
     yardsticks = cached(lambda: Yardsticks(job))
-
-    def run_all() -> None:
-        for _ in range(ROUNDS):
-            for position in range(yardsticks().batches):
-                run_once(yardsticks(), loaded(), position)
-
-    ran = cached(run_all)
     with rows.check(copies) as figures:
-        ran()
-        figures |= copied(loaded())
-    with rows.check(graphs) as figures:
-        ran()
-        figures |= graphed(loaded())
+        _run_all(yardsticks(), plain())
+        figures |= copied(plain())
     with rows.check(parity) as figures:
-        chain_parity(yardsticks(), loaded(), figures)
+        chain_parity(yardsticks(), plain(), figures)
+        plain().close()
+    with rows.check(graphs) as figures:
+        replaying = load(cuda_graphs=True)
+        _run_all(yardsticks(), replaying)
+        figures |= graphed(replaying)
+        chain_parity(yardsticks(), replaying, figures)
+
+
+def _run_all(yard: Yardsticks, pipeline: Pipeline) -> None:
+    for _ in range(ROUNDS):
+        for position in range(yard.batches):
+            run_once(yard, pipeline, position)
 
 
 def cached(make: Callable[[], Any]) -> Callable[[], Any]:

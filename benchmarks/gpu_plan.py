@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 STAGES = ("generator", "enhancer", "retriever", "ranker")
 ONNX, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt_rtx"
-LATENCY = ("pytorch-eager", "pytorch-compile", "pytorch-cuda-graph", ONNX, TENSORRT)
+LATENCY = ("pytorch-eager", "pytorch-compile", "pytorch-cuda-graph", ONNX, f"{ONNX}-no-graphs", TENSORRT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 from collections import Counter, defaultdict
@@ -24,6 +23,7 @@ from benchmarks.workload import Job, Workload
 from export.parity import CandidateLists, StageParity, compare_lists
 from runtime import onnx_cuda
 from runtime.bundle import open_bundle
+from runtime.cuda_device import CudaDevice
 from runtime.device import Device
 from runtime.manifest import Manifest
 from runtime.onnx_stage import OnnxStage
@@ -89,7 +89,7 @@ def open_onnx_stage(job: GpuJob, stage: str) -> OnnxStage:
     inputs, outputs = _specs(manifest, stage)
     device: Device | None = None
     if job.device != "cpu":
-        device = importlib.import_module("runtime.cuda_device").CudaDevice.open(ordinal_of(job.device))
+        device = CudaDevice.open(ordinal_of(job.device))
     return OnnxStage.load(stage, job.folder / manifest.stages[stage].file, inputs, outputs, device=device)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.backend import Array, NotRunError, Work
 from benchmarks.measure import Laps
-from benchmarks.row import ENGINE, RECOMMEND, TENSORRT, TOKENS
+from benchmarks.row import ENGINE, PLAIN, RECOMMEND, TENSORRT, TOKENS
 from benchmarks.workload import Workload
 from runtime import Pipeline
 from runtime.errors import DeviceError
@@ -63,14 +63,15 @@ def _load(workload: Workload, name: str) -> Pipeline:
     """The pipeline of one backend; on a GPU, an engine that cannot run there is a row that says so."""
     job = workload.job
     if job.device == "cpu":
-        return Pipeline.load(job.bundle, engine=ENGINE, threads=job.threads)
-    engine = name
+        return Pipeline.load(job.bundle, engine=ENGINE, device="cpu", threads=job.threads)
+    engine = ENGINE if name == PLAIN else name
     if name == TENSORRT:
         built = Manifest.read(job.bundle).engine
         if not built.startswith(TENSORRT):
             raise NotRunError(f"{job.bundle} has no TensorRT plans; build it with --engine tensorrt")
         engine = built
     try:
-        return Pipeline.load(job.bundle, engine=engine, device=job.device, threads=job.threads)
+        graphs = name != PLAIN
+        return Pipeline.load(job.bundle, engine=engine, device=job.device, threads=job.threads, cuda_graphs=graphs)
     except DeviceError as error:
         raise NotRunError(str(error)) from error

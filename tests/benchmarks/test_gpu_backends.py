@@ -18,7 +18,7 @@ from benchmarks.backend import NotRunError, Work
 from benchmarks.gpu import Gpu
 from benchmarks.measure import Laps, Unsplit
 from benchmarks.requests import random_requests
-from benchmarks.row import BACKENDS, CHAIN, ENGINE, RUNTIME, TENSORRT, Row, not_run, timed
+from benchmarks.row import BACKENDS, CHAIN, ENGINE, PLAIN, RUNTIME, TENSORRT, Row, not_run, timed
 from benchmarks.source import source_of
 from benchmarks.torch_backend import TorchBackend
 from benchmarks.torch_graph import GraphBackend
@@ -197,7 +197,10 @@ def test_an_engine_that_cannot_run_on_the_gpu_is_a_row_and_no_crash(
     on_gpu = replace(workload, job=job(tiny_fp16_bundle, "cuda:1"))
     with pytest.raises(NotRunError, match="no CUDA here"):
         runtime_backend.RuntimeBackend(on_gpu, ENGINE)
-    assert asked == [{"engine": ENGINE, "device": "cuda:1", "threads": 1}]
+    with pytest.raises(NotRunError, match="no CUDA here"):
+        runtime_backend.RuntimeBackend(on_gpu, PLAIN)
+    asked_for = {"engine": ENGINE, "device": "cuda:1", "threads": 1}
+    assert asked == [asked_for | {"cuda_graphs": True}, asked_for | {"cuda_graphs": False}]
     with pytest.raises(NotRunError, match="has no TensorRT plans"):
         runtime_backend.RuntimeBackend(on_gpu, TENSORRT)
     with pytest.raises(DeviceError):  # on the CPU it is the one engine there is

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_plan import MACHINE, ONNX, RTX, STAGES, TENSORRT, Group, groups
+from benchmarks.gpu_plan import LATENCY, MACHINE, ONNX, RTX, STAGES, TENSORRT, Group, groups
 from benchmarks.gpu_run import FAILED, NOT_RUN, PASSED, Run, Settings
+from benchmarks.row import BACKENDS
 from runtime import manifest
 
 GPU = {"device": "cuda:0 (fake)", "driver": "580", "versions": {"torch": "9"}, "commit": "c", "library_folders": ["/l"]}
@@ -178,3 +179,4 @@ def test_the_plan_names_every_check_once_and_the_largest_model_first_in_latency(
 
 def test_the_plan_knows_the_stages_without_importing_the_runtime() -> None:
     assert manifest.STAGES == STAGES
+    assert BACKENDS["cuda"] == LATENCY
