@@ -41,7 +41,7 @@ def groups(labels: Sequence[str], *, latency: bool) -> list[Group]:
 
 
 def _bundle(label: str) -> Group:
-    return Group("bundle", ("bundle",), 300.0, label, needs_gpu=False)
+    return Group("bundle", ("bundle",), 400.0, label, needs_gpu=False)
 
 
 def _on_the_cpu(label: str) -> Group:
@@ -62,11 +62,11 @@ def _engine(label: str, engine: str) -> list[Group]:
 
 
 def _plans(label: str) -> Group:
-    return Group("rtx plans", (f"{RTX}: plans",), 200.0, label, needs_gpu=False, optional=True)
+    return Group("rtx plans", (f"{RTX}: plans",), 400.0, label, needs_gpu=False, optional=True)
 
 
 def _probe(label: str) -> Group:
-    return Group("rtx probe", (f"{RTX}: probe",), 200.0, label, needs_gpu=False, optional=True, answers=True)
+    return Group("rtx probe", (f"{RTX}: probe",), 400.0, label, needs_gpu=False, optional=True, answers=True)
 
 
 def _latency(label: str) -> Group:
