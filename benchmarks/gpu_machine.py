@@ -7,8 +7,6 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import onnxruntime
-
 from benchmarks.backend import NotRunError
 from benchmarks.environment import ROOT, commit, processor, usable_cores, versions
 from benchmarks.gpu import Gpu, driver_version, find_gpu
@@ -36,11 +34,20 @@ def machine(job: GpuJob, rows: Rows) -> None:
         figures |= {
             "processor": processor(),
             "cores": usable_cores(),
-            "onnxruntime_providers": onnxruntime.get_available_providers(),
+            "onnxruntime_providers": _providers(),
         }
         if gpu is None:
             raise NotRunError(reason)
         figures |= asdict(gpu)
+
+
+def _providers() -> list[str]:
+    """What the installed ONNX Runtime offers; nothing where there is none."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
 
 
 def library_folders() -> list[str]:

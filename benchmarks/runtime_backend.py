@@ -9,7 +9,6 @@ from benchmarks.measure import Laps
 from benchmarks.row import ENGINE, PLAIN, RECOMMEND, TENSORRT, TOKENS
 from benchmarks.workload import Workload
 from runtime import Pipeline
-from runtime.errors import DeviceError
 from runtime.manifest import Manifest
 
 
@@ -60,7 +59,12 @@ class RuntimeBackend:
 
 
 def _load(workload: Workload, name: str) -> Pipeline:
-    """The pipeline of one backend; on a GPU, an engine that cannot run there is a row that says so."""
+    """The pipeline of one backend.
+
+    Raises:
+        NotRunError: The bundle has no plans for it.
+        DeviceError: The engine cannot run on the device.
+    """
     job = workload.job
     if job.device == "cpu":
         return Pipeline.load(job.bundle, engine=ENGINE, device="cpu", threads=job.threads)
@@ -70,8 +74,5 @@ def _load(workload: Workload, name: str) -> Pipeline:
         if not built.startswith(TENSORRT):
             raise NotRunError(f"{job.bundle} has no TensorRT plans; build it with --engine tensorrt")
         engine = built
-    try:
-        graphs = name != PLAIN
-        return Pipeline.load(job.bundle, engine=engine, device=job.device, threads=job.threads, cuda_graphs=graphs)
-    except DeviceError as error:
-        raise NotRunError(str(error)) from error
+    graphs = name != PLAIN
+    return Pipeline.load(job.bundle, engine=engine, device=job.device, threads=job.threads, cuda_graphs=graphs)

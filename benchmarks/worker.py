@@ -26,7 +26,7 @@ from benchmarks.gpu import memory_taken_mib, settle_of
 from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib
 from benchmarks.row import CHAIN, COMPILED, EAGER, GRAPHED, RUNTIME
 from benchmarks.workload import Workload
-from runtime.errors import OneRankerError
+from runtime.errors import DeviceError, OneRankerError
 
 logger = logging.getLogger("benchmarks.worker")
 
@@ -71,7 +71,9 @@ def work(folder: Path, name: str) -> None:
         compile_s = dict(backend.prepare(workload))
         measured = time_backend(backend, workload, name)
         measured.compile_s = compile_s
-    except NotRunError as error:
+    except (NotRunError, DeviceError) as error:
+        if isinstance(error, DeviceError) and (device == "cpu" or name not in RUNTIME):
+            raise
         measured = Measured(not_run=str(error))
     else:
         measured.precision = backend.precision

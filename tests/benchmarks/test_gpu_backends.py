@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.backend import NotRunError, Work
 from benchmarks.gpu import Gpu
 from benchmarks.measure import Laps, Unsplit
 from benchmarks.requests import random_requests
-from benchmarks.row import BACKENDS, CHAIN, ENGINE, PLAIN, RUNTIME, TENSORRT, Row, not_run, timed
+from benchmarks.row import BACKENDS, CHAIN, ENGINE, RUNTIME, TENSORRT, Row, not_run, timed
 from benchmarks.source import source_of
 from benchmarks.torch_backend import TorchBackend
 from benchmarks.torch_graph import GraphBackend
@@ -184,9 +185,9 @@ def test_a_forward_that_cannot_be_captured_is_a_row_with_the_reason(
         GraphBackend(workload).prepare(workload)
 
 
-def test_an_engine_that_cannot_run_on_the_gpu_is_a_row_and_no_crash(
-    tiny_fp16_bundle: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """How pipelines were asked for, none of which could be loaded."""
     asked: list[dict[str, Any]] = []
 
     def load(bundle: str, **given: Any) -> None:
@@ -194,17 +195,32 @@ def test_an_engine_that_cannot_run_on_the_gpu_is_a_row_and_no_crash(
         raise DeviceError("no CUDA here")
 
     monkeypatch.setattr(runtime_backend.Pipeline, "load", load)
-    on_gpu = replace(workload, job=job(tiny_fp16_bundle, "cuda:1"))
-    with pytest.raises(NotRunError, match="no CUDA here"):
-        runtime_backend.RuntimeBackend(on_gpu, ENGINE)
-    with pytest.raises(NotRunError, match="no CUDA here"):
-        runtime_backend.RuntimeBackend(on_gpu, PLAIN)
-    asked_for = {"engine": ENGINE, "device": "cuda:1", "threads": 1}
-    assert asked == [asked_for | {"cuda_graphs": True}, asked_for | {"cuda_graphs": False}]
-    with pytest.raises(NotRunError, match="has no TensorRT plans"):
-        runtime_backend.RuntimeBackend(on_gpu, TENSORRT)
-    with pytest.raises(DeviceError):  # on the CPU it is the one engine there is
-        runtime_backend.RuntimeBackend(workload, ENGINE)
+    monkeypatch.setattr(worker, "memory_taken_mib", lambda device: 0.0)
+    return asked
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_an_engine_that_cannot_run_on_the_gpu_is_a_row_and_no_crash(
+    tiny_fp16_bundle: Path, workload: Workload, tmp_path: Path, refused: list[dict[str, Any]], name: str
+) -> None:
+    replace(workload, job=job(tiny_fp16_bundle, "cuda:1")).write(tmp_path)
+    worker.work(tmp_path, name)
+    told = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["not_run"]
+    asked = {"engine": ENGINE, "device": "cuda:1", "threads": 1}
+    if name == TENSORRT:
+        assert "has no TensorRT plans" in told
+        assert refused == []
+    else:
+        assert told == "no CUDA here"
+        assert refused == [asked | {"cuda_graphs": name == ENGINE}]
+
+
+def test_an_engine_that_cannot_run_on_the_cpu_is_an_error(
+    workload: Workload, tmp_path: Path, refused: list[dict[str, Any]]
+) -> None:
+    workload.write(tmp_path)
+    with pytest.raises(DeviceError):
+        worker.work(tmp_path, ENGINE)
 
 
 def rows(*samples: tuple[str, list[float]]) -> list[Row]:
