@@ -8,7 +8,10 @@ SOURCES := $(shell find oneranker export runtime benchmarks -name '*.py')
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help setup demo check lint format types test clean
+GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
+GPU_FLAGS ?=
+
+.PHONY: help setup demo check lint format types test gpu-check clean
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -47,6 +50,9 @@ types: $(VENV)/.installed ## mypy
 
 test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
 	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest
+
+gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
+	$(GPU_PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_FLAGS)
 
 clean: ## forget environments and the demo
 	rm -rf $(VENV) $(MINIMAL) $(DEMO)

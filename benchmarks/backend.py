@@ -22,6 +22,9 @@ class NotRunError(Exception):
 class Backend(Protocol):
     """One engine with the weights and the item index in it. Not thread-safe."""
 
+    staged: bool  # whether it runs stage by stage; if not, its rows are those of the chain alone
+    precision: str  # of its weights
+
     def prepare(self, workload: Workload) -> Mapping[str, float]:
         """Make every shape of the workload ready; returns the seconds of what a user would call compiling, by stage.
 
@@ -30,7 +33,10 @@ class Backend(Protocol):
         """
 
     def chain(self, position: int, laps: Laps) -> None:
-        """Tokens of batch `position` -> scores; one lap for each stage, padding and history mask in the first."""
+        """Tokens of batch `position` -> candidates and scores on the host.
+
+        One lap for each stage, padding and history mask in the first; on a GPU the caller decides whether a lap waits.
+        """
 
     def extras(self) -> Mapping[str, Work]:
         """What only this backend does: row name -> work with one lap of that name."""

@@ -14,14 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.environment import Environment, environment, usable_cores
-from benchmarks.errors import Error, errors, read_answers
+from benchmarks.errors import Answers, Error, errors, read_answers
+from benchmarks.gpu import Gpu, find_gpu
 from benchmarks.requests import random_requests, requests_of_file
-from benchmarks.row import BACKENDS, CHAIN, COMPILED, EAGER, ENGINE, RECOMMEND, TOKENS, Row, not_run, timed, with_ratios
+from benchmarks.row import (
+    BACKENDS,
+    CHAIN,
+    COMPILED,
+    EAGER,
+    GRAPHED,
+    RECOMMEND,
+    RUNTIME,
+    TOKENS,
+    Row,
+    not_run,
+    timed,
+    with_ratios,
+)
 from benchmarks.source import checkpoint_of, source_of
-from benchmarks.worker import ROUNDED, Measured
+from benchmarks.worker import REFERENCE, ROUNDED, Measured
 from benchmarks.workload import Job, Workload, in_batches
 from runtime.bundle import OpenBundle, open_bundle
-from runtime.errors import FeedError, OneRankerError, ParityError
+from runtime.errors import DeviceError, FeedError, OneRankerError, ParityError
 from runtime.manifest import STAGES
 from runtime.requests import SMALLEST_HISTORY, encode_requests
 
@@ -44,20 +58,27 @@ class _Context:
     environment: Environment
     bundle: OpenBundle
     checkpoint: Path | None
+    gpu: Gpu | None
+
+    @property
+    def device(self) -> str:
+        """As the runtime and torch write it."""
+        return "cpu" if self.gpu is None else f"cuda:{self.gpu.ordinal}"
 
 
 def time_cases(settings: LatencySettings, words: Sequence[str]) -> tuple[Environment, list[Row], OneRankerError | None]:
     """See `benchmarks.latency.run`."""
     threads = settings.threads or usable_cores()
-    bundle = open_bundle(settings.bundle, threads=threads)
+    gpu = None if settings.device == "cpu" else find_gpu(settings.device)
+    bundle = open_bundle(settings.bundle, engine="onnxruntime", device="cpu", threads=threads)
     manifest = bundle.manifest
     _check_sizes(settings, bundle)
-    block = environment(settings.bundle, manifest, words, threads)
+    block = environment(settings.bundle, manifest, words, threads, gpu)
     source = source_of(settings.bundle, manifest, settings.checkpoint)
     checkpoint = settings.checkpoint
     if checkpoint is None and manifest.weights.source != "random":
         checkpoint = checkpoint_of(settings.bundle, manifest)
-    context = _Context(settings, block, bundle, checkpoint)
+    context = _Context(settings, block, bundle, checkpoint, gpu)
     rows: list[Row] = []
     failures: list[str] = []
     for batch in settings.batch:
@@ -69,11 +90,21 @@ def time_cases(settings: LatencySettings, words: Sequence[str]) -> tuple[Environ
         case_rows, case_failures = _time_case(context, _workload(context, requests, batch))
         rows += case_rows
         failures += case_failures
-    wrong = ParityError(
-        f"{settings.bundle}: the runtime answers unlike the weights it is compared with: {'; '.join(failures)}. "
-        "Rebuild with `python -m export.build --stage all`."
-    )
-    return block, with_ratios(rows), wrong if failures else None
+    return block, with_ratios(rows), _what_is_wrong(settings.bundle, rows, failures)
+
+
+def _what_is_wrong(bundle: Path, rows: Sequence[Row], failures: Sequence[str]) -> OneRankerError | None:
+    """The runtime's wrong answers, or that it did not run at all: then there is nothing to compare."""
+    if failures:
+        return ParityError(
+            f"{bundle}: the runtime answers unlike the weights it is compared with: {'; '.join(failures)}. "
+            "Rebuild with `python -m export.build --stage all`."
+        )
+    ours = [row for row in rows if row.backend in RUNTIME and row.stage == CHAIN]
+    if ours and not any(row.samples for row in ours):
+        reasons = "; ".join(dict.fromkeys(f"{row.backend} {row.note}" for row in ours))
+        return DeviceError(f"{bundle}: no engine of the runtime ran: {reasons}. Expected one of them to.")
+    return None
 
 
 def _check_sizes(settings: LatencySettings, bundle: OpenBundle) -> None:
@@ -107,6 +138,7 @@ def _workload(context: _Context, requests: list[dict[str, Any]], batch: int) -> 
         iterations=settings.iterations,
         warmup=settings.warmup,
         threads=context.environment.threads,
+        device=context.device,
         smallest_history=max(SMALLEST_HISTORY, low),
         largest_history=high,
     )
@@ -117,7 +149,9 @@ def _workload(context: _Context, requests: list[dict[str, Any]], batch: int) -> 
 
 def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[str]]:
     """All backends on one workload: the rows, and what is wrong with the runtime's answers."""
-    names = [name for name in BACKENDS if name != COMPILED or context.settings.compiled]
+    names = list(BACKENDS["cpu" if context.gpu is None else "cuda"])
+    if not context.settings.compiled:
+        names.remove(COMPILED)
     rows: list[Row] = []
     failures: list[str] = []
     outputs = {name: [row.name for row in stage.outputs] for name, stage in context.bundle.manifest.stages.items()}
@@ -129,15 +163,21 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
             measured = _measure_apart(folder, name)
             found: dict[str, Error] = {}
             if measured.not_run is None:
-                reference = read_answers(folder, EAGER)
-                rounded = read_answers(folder, ROUNDED) if (folder / f"{ROUNDED}.safetensors").exists() else reference
+                rounded, reference = _yardsticks(folder)
                 found = errors(read_answers(folder, name), rounded, reference, outputs)
-            if name == ENGINE:
-                failures = [f"batch {workload.job.batch}, {line}" for line in found[CHAIN].failures]
+                if name in RUNTIME:
+                    failures += [f"{name}, batch {workload.job.batch}, {line}" for line in found[CHAIN].failures]
             rows += _rows(context, workload, name, measured, found)
     order = (*STAGES, CHAIN, TOKENS, RECOMMEND)
     rows.sort(key=lambda row: order.index(row.stage))  # stable: the backends of a stage side by side
     return rows, failures
+
+
+def _yardsticks(folder: Path) -> tuple[Answers, Answers]:
+    """Eager PyTorch in the bundle's precision and in fp32; where there is no file of its own, what was timed is it."""
+    present = {name: (folder / f"{name}.safetensors").exists() for name in (ROUNDED, REFERENCE)}
+    rounded, reference = (read_answers(folder, name if present[name] else EAGER) for name in (ROUNDED, REFERENCE))
+    return rounded, reference
 
 
 def _measure_apart(folder: Path, name: str) -> Measured:
@@ -152,7 +192,7 @@ def _measure_apart(folder: Path, name: str) -> Measured:
     if done.returncode == 0 and answer.exists():
         return Measured(**json.loads(answer.read_text(encoding="utf-8")))
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    if name == COMPILED:  # a baseline that dies must not take the others' numbers with it
+    if name in (COMPILED, GRAPHED):  # a baseline that dies must not take the others' numbers with it
         return Measured(not_run=f"its process ended with {how}; see stderr")
     failed = OneRankerError(f"{name}: its process ended with {how}, expected numbers. Its message stands above.")
     failed.exit_code = max(done.returncode, 1) if done.returncode in (1, 3) else 1
@@ -161,7 +201,9 @@ def _measure_apart(folder: Path, name: str) -> Measured:
 
 def _rows(context: _Context, workload: Workload, name: str, measured: Measured, found: dict[str, Error]) -> list[Row]:
     block = context.environment
-    stages = [*STAGES, CHAIN] + ([TOKENS, RECOMMEND] if name == ENGINE else [])
+    stages = [CHAIN] if name == GRAPHED else [*STAGES, CHAIN]
+    if name in RUNTIME:
+        stages += [TOKENS, RECOMMEND]
     padded = max(workload.padded(position) for position in range(len(workload.encoded)))
     sizes = f"b{workload.job.batch}-s{padded}-c{context.bundle.manifest.letters['C']}-n{block.items}"
     rows = []
@@ -172,6 +214,8 @@ def _rows(context: _Context, workload: Workload, name: str, measured: Measured, 
             backend=name,
             batch=workload.job.batch,
             threads=block.threads,
+            device=block.device,
+            precision=measured.precision,
             machine=block.machine,
             versions=block.versions,
             commit=block.commit,
@@ -183,5 +227,12 @@ def _rows(context: _Context, workload: Workload, name: str, measured: Measured, 
         if stage in found:
             row = replace(row, max_error=found[stage].max_error, allowed_error=found[stage].allowed)
         seconds = {**measured.compile_s, CHAIN: sum(measured.compile_s.values())} if measured.compile_s else {}
-        rows.append(replace(row, peak_memory_mib=measured.peak_memory_mib, compile_s=seconds.get(stage)))
+        rows.append(
+            replace(
+                row,
+                peak_memory_mib=measured.peak_memory_mib,
+                device_memory_mib=measured.device_memory_mib,
+                compile_s=seconds.get(stage),
+            )
+        )
     return rows

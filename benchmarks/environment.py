@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.gpu import Gpu
 from runtime.manifest import Manifest
 
 PACKAGES = ("oneranker", "onnxruntime", "torch", "numpy")
+CUDA_PACKAGES = ("onnxruntime-gpu", "cuda-bindings", "triton", "tensorrt", "tensorrt-rtx")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,11 +30,12 @@ class Environment:
     cores: int  # logical cores this process may use
     load_average: float | None  # runnable processes over the last minute before the start; near 0 = nobody else worked
     threads: int  # of every backend alike
+    device: str  # "cpu", or the GPU's name
     system: str
     versions: dict[str, str]
     bundle: str
     weights: str
-    precision: str  # of the bundle; the PyTorch rows are always fp32
+    precision: str  # of the bundle; each row says its own
     items: int
 
     @property
@@ -40,8 +43,10 @@ class Environment:
         return f"{self.processor}, {self.cores} cores"
 
 
-def environment(bundle: Path, manifest: Manifest, command: Sequence[str], threads: int) -> Environment:
-    """The block for one run that starts now."""
+def environment(
+    bundle: Path, manifest: Manifest, command: Sequence[str], threads: int, gpu: Gpu | None = None
+) -> Environment:
+    """The block for one run that starts now, on `gpu` or on the processor alone."""
     return Environment(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" ".join(["python -m benchmarks.latency", *command]),
@@ -50,13 +55,23 @@ def environment(bundle: Path, manifest: Manifest, command: Sequence[str], thread
         cores=usable_cores(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         threads=threads,
+        device="cpu" if gpu is None else str(gpu),
         system=platform.platform(),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        versions=versions(gpu),
         bundle=str(bundle),
         weights=manifest.weights.detail,
         precision=manifest.precision,
         items=manifest.items.items,
     )
+
+
+def versions(gpu: Gpu | None = None) -> dict[str, str]:
+    """Python, the packages that matter, and on a GPU its driver and CUDA."""
+    found = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    if gpu is not None:
+        found |= {name: _version(name) for name in CUDA_PACKAGES}
+        found |= {"driver": gpu.driver, "cuda": gpu.cuda}
+    return found
 
 
 def usable_cores() -> int:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.latency --bundle demo/bundle --requests demo/requests.jsonl
     python -m benchmarks.latency --bundle bundle --batch 1 --batch 8 --history 512 --out results.jsonl
+    python -m benchmarks.latency --bundle bundle --device cuda    (not run on a GPU)
 
 What is timed, for every backend alike: tokens -> scores. In: laying the batch out, the history mask, four stages,
 reading the candidates and scores. Out: raw events to tokens and scores to named items, which have rows of their own
@@ -14,6 +15,11 @@ collector off. torch.compile runs stage by stage in its default mode with static
 and is short where torch finds its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
 (GOMP_SPINCOUNT, unless you set it): with libgomp's default one busy core makes eager PyTorch 20 times slower. Peak
 memory is that of the backend's whole process.
+
+With --device cuda the backends are eager PyTorch, torch.compile, PyTorch's whole forward as one CUDA graph, and the
+runtime on ONNX Runtime and on TensorRT, all in the bundle's precision. The chain is timed in one piece, ending when
+candidates and scores are on the host; the stages in a second pass in which every lap waits for the device, so they add
+up to more than the chain. Errors are held against eager PyTorch in fp32 on the same GPU, without TF32.
 
 stdout: a table for people, then one JSON object on the last line: {"environment": {...}, "rows": [...]}, documented in
 benchmarks/row.py and benchmarks/environment.py. --out appends that line to a file. stderr: progress.
@@ -31,6 +37,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import ordinal_of
 from benchmarks.table import table
 from runtime.errors import OneRankerError
 
@@ -55,6 +62,7 @@ class LatencySettings:
     checkpoint: Path | None = None  # None: what the manifest names
     out: Path | None = None
     compiled: bool = True
+    device: str = "cpu"  # or "cuda", "cuda:N"
 
     def __post_init__(self) -> None:
         least = {"--iterations": (self.iterations, 1), "--warmup": (self.warmup, 0), "--threads": (self.threads, 1)}
@@ -62,6 +70,8 @@ class LatencySettings:
         for flag, (value, lowest) in least.items():
             if value is not None and value < lowest:
                 raise ValueError(f"{flag}: got {value}, expected at least {lowest}")
+        if self.device != "cpu":
+            ordinal_of(self.device)
         if self.history is not None and self.requests is not None:
             raise ValueError("--history: got a number beside --requests, whose own histories are used; leave it out")
 
@@ -104,6 +114,7 @@ def run(settings: LatencySettings, words: Sequence[str] = ()) -> tuple[dict[str,
 
     Raises:
         BundleError: The bundle is damaged.
+        DeviceError: The GPU that was asked for is not here.
         OneRankerError: The weights are not there, or a request or a size does not fit the bundle.
     """
     from benchmarks.cases import time_cases  # torch takes seconds that `--help` does not need
@@ -135,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="of every backend alike (default: one per core)")
     add("--checkpoint", type=Path, metavar="DIR", help="weights for PyTorch (default: what the manifest names)")
     add("--out", type=Path, metavar="FILE", help="append the JSON line to this file")
+    add("--device", default=DEFAULT.device, metavar="cpu|cuda|cuda:N", help="of every backend (default: %(default)s)")
     add("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out: it takes a minute")
     return parser
 

@@ -13,25 +13,34 @@ from pathlib import Path
 import numpy as np
 
 Clock = Callable[[], float]  # seconds
+Settle = Callable[[], None]  # returns when a device has nothing left to do
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the timed iterations, to show how far they are
 
 PERCENTILES = (50, 95, 99)
 
 
 class Laps:
-    """Splits one iteration into named spans; collects them over all iterations, in milliseconds."""
+    """Splits one iteration into named spans; collects them over all iterations, in milliseconds.
 
-    def __init__(self, clock: Clock = time.perf_counter) -> None:
+    `settle` is called before the clock is read: it waits for a device, whose work goes on after a call has returned.
+    """
+
+    def __init__(self, clock: Clock = time.perf_counter, settle: Settle | None = None) -> None:
         self.samples_ms: dict[str, list[float]] = {}
         self._clock = clock
+        self._settle = settle
         self._begin = self._last = 0.0
 
     def begin(self) -> None:
         """Start an iteration."""
+        if self._settle is not None:
+            self._settle()
         self._begin = self._last = self._clock()
 
     def lap(self, name: str) -> None:
         """What ran since the last lap, or since `begin`, was `name`."""
+        if self._settle is not None:
+            self._settle()
         now = self._clock()
         self._add(name, now - self._last)
         self._last = now
@@ -44,6 +53,13 @@ class Laps:
         self.samples_ms.setdefault(name, []).append(seconds * 1e3)
 
 
+class Unsplit(Laps):
+    """Laps that are not taken: the iteration is one span, and nothing waits in the middle of it."""
+
+    def lap(self, name: str) -> None:
+        """Go on."""
+
+
 def measure(
     run: Callable[[int, Laps], None],
     *,
@@ -51,6 +67,7 @@ def measure(
     warmup: int,
     total: str | None = None,
     clock: Clock = time.perf_counter,
+    settle: Settle | None = None,
     progress: Progress = iter,
 ) -> dict[str, list[float]]:
     """Call `run` with the iteration's number and its laps; warm-up rounds come first and are not kept.
@@ -59,8 +76,8 @@ def measure(
         Span name -> samples in milliseconds; `total` names the sum of an iteration's laps.
     """
     for iteration in range(warmup):
-        run(iteration, Laps(clock))
-    laps = Laps(clock)
+        run(iteration, Laps(clock, settle))
+    laps = Laps(clock, settle)
     with garbage_collector_off():
         for iteration in progress(range(iterations)):
             laps.begin()

@@ -9,8 +9,12 @@ from benchmarks.measure import percentiles
 
 EAGER = "pytorch-eager"  # the baseline of every ratio
 COMPILED = "pytorch-compile"
+GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
 ENGINE = "onnxruntime"
-BACKENDS = (EAGER, COMPILED, ENGINE)
+PLAIN = "onnxruntime-no-graphs"  # the same without CUDA graphs
+TENSORRT = "tensorrt"  # or TensorRT-RTX, whichever the bundle's plans are for
+RUNTIME = (ENGINE, PLAIN, TENSORRT)  # the product; the others are what it is compared with
+BACKENDS = {"cpu": (EAGER, COMPILED, ENGINE), "cuda": (EAGER, COMPILED, GRAPHED, ENGINE, PLAIN, TENSORRT)}
 
 CHAIN = "chain"  # tokens -> scores, the same work for every backend
 TOKENS = "tokens"  # raw events -> tokens
@@ -26,7 +30,9 @@ class Row:
 
     case: str  # <stage>-b<B>-s<S>-c<C>-n<N>: requests in a batch, padded history tokens, candidates, items in the index
     stage: str  # generator | enhancer | retriever | ranker | chain | tokens | recommend
-    backend: str  # onnxruntime | pytorch-eager | pytorch-compile
+    backend: (
+        str  # onnxruntime | onnxruntime-no-graphs | tensorrt | pytorch-eager | pytorch-compile | pytorch-cuda-graph
+    )
     batch: int  # B
     samples: int = 0  # timed iterations, after the warm-up
     p50_ms: float | None = None  # of a whole batch, not of a request
@@ -35,11 +41,14 @@ class Row:
     requests_per_s: float | None = None  # B * samples / the sum of all samples
     p50_vs_eager: float | None = None  # eager p50 / this p50, both of this run; above 1 = faster than eager
     p99_vs_eager: float | None = None
-    peak_memory_mib: float | None = None  # of the backend's whole process, libraries and weights included
+    peak_memory_mib: float | None = None  # of the backend's whole process on the host, libraries and weights included
+    device_memory_mib: float | None = None  # taken on the GPU since CUDA was started, at the end of the timing
     max_error: float | None = None  # largest |answer - eager fp32|, every stage fed by this backend's own stages
     allowed_error: float | None = None  # parity rule: 2x the error of eager PyTorch in the same precision + rounding
-    compile_s: float | None = None  # torch.compile only: first call of the stage, in no other number
+    compile_s: float | None = None  # torch.compile: first call of the stage; CUDA graph: captures; in no other number
     threads: int = 1
+    device: str = "cpu"  # or the GPU: "cuda:0 (its name, its compute capability)"
+    precision: str = ""  # fp32 | fp16: of the weights and of what travels between the stages
     machine: str = ""  # processor and number of logical cores
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None  # of the source tree, "+changes" if it differs from that; null outside of a checkout

@@ -27,23 +27,30 @@ def table(report: Mapping[str, Any]) -> str:
 
 def _heading(environment: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    gpu = [] if environment["device"] == "cpu" else [environment["device"]]
     return [
+        *gpu,
         f"{environment['bundle']}: {environment['weights']}; {environment['items']} items, {environment['precision']}",
         f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads; {versions}",
     ]
 
 
 def _footnotes(rows: list[Mapping[str, Any]], environment: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "chain = tokens to scores, the same work for every backend; its stages add up to it, not their percentiles."
-    ]
+    adds = "its stages add up to it, not their percentiles"
+    if environment["device"] != "cpu":
+        adds = "timed in one piece, its stages in another pass that waits after each"
+    lines = [f"chain = tokens to scores, the same work for every backend; {adds}."]
     if any(row["stage"] in (TOKENS, RECOMMEND) for row in rows):
         lines.append("tokens = raw events to tokens; recommend = raw events to named items, the whole runtime.")
-    lines.append("MiB = most memory of the backend's whole process; max error = against eager PyTorch in fp32.")
+    lines.append("MiB = most host memory of the backend's whole process; max error = against eager PyTorch in fp32.")
     seconds = {
-        row["case"]: row["compile_s"] for row in rows if row["stage"] == "chain" and row["compile_s"] is not None
+        (row["backend"], row["case"]): row["compile_s"]
+        for row in rows
+        if row["stage"] == "chain" and row["compile_s"] is not None
     }
-    lines += [f"torch.compile took {value:.1f} s before {case}, in no number above." for case, value in seconds.items()]
+    lines += [
+        f"{name} took {value:.1f} s before {case}, in no number above." for (name, case), value in seconds.items()
+    ]
     lines += dict.fromkeys(f"{row['backend']} {row['note']}" for row in rows if row["note"])
     load = environment["load_average"]
     if load is not None and load > BUSY * environment["cores"]:

@@ -1,4 +1,4 @@
-"""The baselines: the same stages of the same weights in PyTorch, eager or through torch.compile."""
+"""The baselines: the same stages of the same weights in PyTorch, eager or through torch.compile, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -23,24 +23,30 @@ from oneranker.catalogue import index_tensors, running_counts
 from oneranker.model import OneRanker
 from oneranker.padding import pad_windows
 from runtime.manifest import STAGES, Manifest
-from runtime.requests import EncodedRequest
 
 logger = logging.getLogger(__name__)
 
 Named = dict[str, Tensor]
+RESULTS = ("candidate_items", "candidate_logp", "candidate_head", "candidate_count", "scores")  # read by the host
 
 
 class TorchBackend:
     """A model with its item tables and masks made once, as the runtime does; every call in inference mode."""
 
+    staged = True
+
     def __init__(self, workload: Workload, *, compiled: bool, in_bundle_precision: bool = False) -> None:
         job = workload.job
         torch.set_num_threads(job.threads)
         bundle, manifest = Path(job.bundle), Manifest.read(job.bundle)
+        self._device = torch.device(job.device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
         checkpoint = None if job.checkpoint is None else Path(job.checkpoint)
         source = source_of(bundle, manifest, checkpoint)
         precision = Precision(manifest.precision) if in_bundle_precision else Precision.FP32
         model = in_precision(source.model, precision)
+        self.precision = precision.value
         self._model = model
         self._workload = workload
         self._compiled = compiled
@@ -48,11 +54,14 @@ class TorchBackend:
         self._specs = stage_specs(model.config, precision)
         self._stages = {name: _stage(model, spec, compiled) for name, spec in self._specs.items()}
         with torch.inference_mode():
-            self._index = index_tensors(model, source.catalogue)
-            self._largest = {
-                name: masks.additive(mask, model.dtype)
-                for name, mask in static_masks(model.config, Profile(**manifest.profile)).items()
-            }
+            self._index = self._placed(index_tensors(model, source.catalogue))
+            self._largest = self._placed(
+                {
+                    name: masks.additive(mask, model.dtype)
+                    for name, mask in static_masks(model.config, Profile(**manifest.profile)).items()
+                }
+            )
+            model.to(self._device)
         self._masks: dict[int, Named] = {}
         self._tensors: Named = {}
 
@@ -67,40 +76,62 @@ class TorchBackend:
             except Exception as error:
                 if not self._compiled:
                     raise
-                raise NotRunError(_reason(error)) from error
+                raise NotRunError(reason_of(error)) from error
             for name, samples in laps.samples_ms.items():
                 seconds[name] += samples[0] / 1e3
         return seconds if self._compiled else {}
 
     def chain(self, position: int, laps: Laps) -> None:
         with torch.inference_mode():
-            batch = self._workload.encoded[position]
-            tensors = self._inputs(batch, self._workload.padded(position))
+            tensors = self._placed(self.tokens(position)) | self.resident(position)
             for name in STAGES:
                 if name == "retriever":
-                    tensors |= self._eligibility(batch)
-                spec = self._specs[name]
-                answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
-                tensors |= {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
+                    tensors |= self._placed(self.eligibility(position))
+                tensors |= self.run_stage(name, tensors)
+                if name == STAGES[-1]:
+                    self.keep(tensors)
                 laps.lap(name)
-            self._tensors = tensors
+
+    def run_stage(self, name: str, tensors: Named) -> Named:
+        """The outputs of one stage on whatever of `tensors` it reads."""
+        spec = self._specs[name]
+        answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
+        return {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
+
+    def keep(self, tensors: Named) -> None:
+        """Read the answer to the host, as a server must; the rest stays where it is until `outputs`."""
+        self._tensors = tensors | {name: tensors[name].cpu() for name in RESULTS}
+
+    @property
+    def tensors(self) -> Named:
+        """Every tensor of the last batch by name: what was read and what was made of it."""
+        return self._tensors
 
     def extras(self) -> Mapping[str, Work]:
         return {}
 
     def outputs(self) -> Mapping[str, Array]:
-        return {row.name: self._tensors[row.name].numpy() for spec in self._specs.values() for row in spec.outputs}
+        rows = [row for spec in self._specs.values() for row in spec.outputs]
+        return {row.name: self._tensors[row.name].cpu().numpy() for row in rows}
 
-    def _inputs(self, batch: list[EncodedRequest], padded: int) -> Named:
-        """Tokens side by side with their history mask, and what is resident.
-
-        Shapes: padded = S
-        """
-        tokens = [request.tokens for request in batch]
+    def tokens(self, position: int) -> Named:
+        """Tokens side by side with their history mask, on the host."""
+        tokens, padded = (
+            [request.tokens for request in self._workload.encoded[position]],
+            self._workload.padded(position),
+        )
         inputs = pad_windows([(t.token_fields, t.token_kind, t.token_time) for t in tokens], padded)
         history_mask = masks.history(inputs.pop("history_length"), padded)
         inputs["history_mask"] = masks.additive(history_mask, self._model.dtype)
-        return inputs | self._index | self._static(padded)
+        return inputs
+
+    def resident(self, position: int) -> Named:
+        """What no request brings: item tables and the static masks at the batch's S, on the device."""
+        return self._index | self._static(self._workload.padded(position))
+
+    def _placed(self, tensors: Named) -> Named:
+        """The same on the device."""
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _static(self, padded: int) -> Named:
         """The static masks at one S: leading blocks of the largest, made contiguous once."""
@@ -112,10 +143,10 @@ class TorchBackend:
             }
         return self._masks[padded]
 
-    def _eligibility(self, batch: list[EncodedRequest]) -> Named:
-        """Row 0 of item_eligible for requests without a filter, a row of its own for every other."""
+    def eligibility(self, position: int) -> Named:
+        """Row 0 of item_eligible for requests without a filter, a row of its own for every other; on the host."""
         rows, used = [self._listed], []
-        for request in batch:
+        for request in self._workload.encoded[position]:
             item_filter = request.item_filter
             used.append(0 if item_filter.is_default else len(rows))
             if item_filter.is_default:
@@ -156,9 +187,9 @@ def _stage(model: OneRanker, spec: StageSpec, compiled: bool) -> Callable[..., t
     return torch.compile(module, dynamic=False) if compiled else module  # mode: torch's default
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException, what: str = "torch.compile") -> str:
     """The first line of the innermost error: torch wraps a missing compiler several times."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"torch.compile raised {type(error).__name__}: {line[:200]}"
+    return f"{what} raised {type(error).__name__}: {line[:200]}"

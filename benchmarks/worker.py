@@ -1,7 +1,10 @@
 """One backend in a process of its own: `python -m benchmarks.worker FOLDER BACKEND`, started by benchmarks.latency.
 
-Reads the workload in FOLDER, times it and writes <BACKEND>.json and <BACKEND>.safetensors beside it. The ONNX Runtime
+Reads the workload in FOLDER, times it and writes <BACKEND>.json and <BACKEND>.safetensors beside it. The runtime's own
 process imports no torch, so its peak memory is what a server of the bundle needs.
+
+On a GPU every backend is timed twice: the whole chain, in which nothing waits but what reads the answer, and then stage
+by stage, each lap ending when the device has nothing left to do.
 """
 
 from __future__ import annotations
@@ -19,15 +22,17 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from benchmarks.backend import Array, Backend, NotRunError, Work, as_float
-from benchmarks.measure import Laps, measure, peak_memory_mib
-from benchmarks.row import CHAIN, COMPILED, EAGER, ENGINE
+from benchmarks.gpu import memory_taken_mib, settle_of
+from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib
+from benchmarks.row import CHAIN, COMPILED, EAGER, GRAPHED, RUNTIME
 from benchmarks.workload import Workload
-from runtime.errors import OneRankerError
+from runtime.errors import DeviceError, OneRankerError
 
 logger = logging.getLogger("benchmarks.worker")
 
 CHECKED = 4  # batches whose answers are compared; their tensors lie on disk for a moment
 ROUNDED = "rounded"  # eager PyTorch in the bundle's own precision, the yardstick of the parity rule
+REFERENCE = "reference"  # eager PyTorch in fp32; each of the two only where the timed eager backend is the other
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class Measured:
     samples_ms: dict[str, list[float]] = field(default_factory=dict)
     compile_s: dict[str, float] = field(default_factory=dict)
     peak_memory_mib: float | None = None
+    device_memory_mib: float | None = None
+    precision: str = ""
     not_run: str | None = None
 
 
@@ -57,35 +64,57 @@ def main(argv: list[str]) -> int:
 def work(folder: Path, name: str) -> None:
     """Time the workload of `folder` on one backend and write what was found beside it."""
     workload = Workload.read(folder)
+    device = workload.job.device
     try:
+        taken = None if device == "cpu" else _started(name, device)
         backend = load_backend(name, workload)
         compile_s = dict(backend.prepare(workload))
         measured = time_backend(backend, workload, name)
         measured.compile_s = compile_s
-    except NotRunError as error:
+    except (NotRunError, DeviceError) as error:
+        if isinstance(error, DeviceError) and (device == "cpu" or name not in RUNTIME):
+            raise
         measured = Measured(not_run=str(error))
     else:
+        measured.precision = backend.precision
         measured.peak_memory_mib = peak_memory_mib()  # before the answers are collected
+        if taken is not None:
+            measured.device_memory_mib = (memory_taken_mib(device) or 0.0) - taken
         save_file(_answers(backend, workload), folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(asdict(measured)), encoding="utf-8")
     if name == EAGER:
-        _write_rounded(folder, workload)
+        _write_other_precision(folder, workload)
 
 
 def load_backend(name: str, workload: Workload) -> Backend:
     """One backend, its library imported only now."""
-    if name == ENGINE:
-        from benchmarks.onnx_backend import OnnxBackend
+    if name in RUNTIME:
+        from benchmarks.runtime_backend import RuntimeBackend
 
-        return OnnxBackend(workload)
+        return RuntimeBackend(workload, name)
+    if name == GRAPHED:
+        from benchmarks.torch_graph import GraphBackend
+
+        return GraphBackend(workload)
     from benchmarks.torch_backend import TorchBackend
 
-    return TorchBackend(workload, compiled=name == COMPILED)
+    on_gpu = workload.job.device != "cpu"  # where half precision is what everybody serves in
+    return TorchBackend(workload, compiled=name == COMPILED, in_bundle_precision=on_gpu)
+
+
+def _started(name: str, device: str) -> float | None:
+    """Start CUDA with the library that this backend uses anyway; what is in use on the device from then on."""
+    if name not in RUNTIME:
+        import torch
+
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    return memory_taken_mib(device)
 
 
 def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
     """Samples of every stage, of the chain, and of what this backend does besides."""
     job, batches = workload.job, len(workload.encoded)
+    settle = settle_of(job.device)
 
     def timed(what: str, do: Work, total: str | None = None) -> dict[str, list[float]]:
         def bar(rounds: Iterable[int]) -> Iterable[int]:
@@ -97,9 +126,18 @@ def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
         def run(iteration: int, laps: Laps) -> None:
             do(iteration % batches, laps)
 
-        return measure(run, iterations=job.iterations, warmup=job.warmup, total=total, progress=bar)
+        return measure(run, iterations=job.iterations, warmup=job.warmup, total=total, settle=settle, progress=bar)
 
-    samples = timed("tokens to scores", backend.chain, CHAIN)
+    def whole(position: int, laps: Laps) -> None:
+        backend.chain(position, Unsplit())
+        laps.lap(CHAIN)
+
+    if settle is None:
+        samples = timed("tokens to scores", backend.chain, CHAIN)
+    else:
+        samples = timed("tokens to scores", whole)
+        if backend.staged:
+            samples |= timed("stage by stage", backend.chain)
     for what, do in backend.extras().items():
         samples |= timed(what, do)
     return Measured(samples_ms=samples)
@@ -114,15 +152,19 @@ def _answers(backend: Backend, workload: Workload) -> dict[str, Array]:
     return answers
 
 
-def _write_rounded(folder: Path, workload: Workload) -> None:
-    """For a bundle below fp32, eager PyTorch's own answers in that precision."""
+def _write_other_precision(folder: Path, workload: Workload) -> None:
+    """For a bundle below fp32, eager PyTorch's answers in the precision that it was not timed in.
+
+    That is the bundle's on the CPU and fp32 on a GPU.
+    """
     precision: Any = json.loads((Path(workload.job.bundle) / "manifest.json").read_text(encoding="utf-8"))["precision"]
     if precision != "fp32":
         from benchmarks.torch_backend import TorchBackend
 
-        logger.info("eager PyTorch in %s, for the parity rule; not timed", precision)
-        plain = TorchBackend(workload, compiled=False, in_bundle_precision=True)
-        save_file(_answers(plain, workload), folder / f"{ROUNDED}.safetensors")
+        on_cpu = workload.job.device == "cpu"
+        logger.info("eager PyTorch in %s, for the parity rule; not timed", precision if on_cpu else "fp32")
+        plain = TorchBackend(workload, compiled=False, in_bundle_precision=on_cpu)
+        save_file(_answers(plain, workload), folder / f"{ROUNDED if on_cpu else REFERENCE}.safetensors")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Job:
     iterations: int
     warmup: int
     threads: int
+    device: str  # "cpu" or "cuda:N"
     smallest_history: int  # S is padded as the runtime pads it: to powers of two from here on
     largest_history: int
 

@@ -55,8 +55,8 @@ def time_buckets(query_time: Tensor, key_time: Tensor, starts: Tensor) -> Tensor
     """
     gap = (query_time[:, :, None] - key_time[:, None, :]).abs().clamp(max=2**31 - 2).to(torch.int32)  # [B, Q, S]
     guess = (gap.clamp(min=1).float().log() / BUCKET_WIDTH).to(torch.int32).clamp(max=TIME_BUCKETS - 1)
-    guess = guess + (gap >= take(starts, guess + 1)).to(torch.int32) - (gap < take(starts, guess)).to(torch.int32)
-    return guess.clamp(0, TIME_BUCKETS - 1)
+    above, below = gap >= take(starts, guess + 1), gap < take(starts, guess)  # never at the last and the first bucket
+    return guess + above.to(torch.int32) - below.to(torch.int32)
 
 
 class RelativeAttentionBias(nn.Module):

@@ -178,8 +178,9 @@ def union(items: Tensor, logp: Tensor, candidates: int) -> dict[str, Tensor]:
     seen = ((item[:, :, None] == item[:, None, :]) & earlier).any(-1)
     best = torch.where(seen, NOTHING, best)
     if every < candidates:
-        spare = (0, candidates - every)
-        best, item, order = F.pad(best, spare, value=NOTHING), F.pad(item, spare), F.pad(order, spare)
+        spare = best.new_full((best.shape[0], candidates - every), NOTHING)  # joined: CUDA pads no integers
+        none = torch.zeros_like(spare, dtype=item.dtype)
+        best, item, order = (torch.cat(pair, 1) for pair in ((best, spare), (item, none), (order, none)))
     best, kept = best.topk(candidates, dim=-1)  # [B, C]
     there = best > NOTHING
     return {

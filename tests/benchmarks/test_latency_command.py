@@ -123,13 +123,21 @@ def test_without_a_compiler_the_reason_is_the_innermost_error() -> None:
         except FileNotFoundError as error:
             raise RuntimeError("backend failed") from error
     except RuntimeError as error:
-        reason = torch_backend._reason(error)
+        reason = torch_backend.reason_of(error)
     assert reason == "torch.compile raised FileNotFoundError: g++ is not here"
 
 
 @pytest.mark.parametrize(
     "words",
-    [["--batch", "0"], ["--iterations", "0"], ["--threads", "x"], ["--history", "2"], ["--nonsense"], []],
+    [
+        ["--batch", "0"],
+        ["--iterations", "0"],
+        ["--threads", "x"],
+        ["--history", "2"],
+        ["--device", "tpu"],
+        ["--nonsense"],
+        [],
+    ],
     ids=" ".join,
 )
 def test_bad_flags_exit_2(words: list[str]) -> None:
@@ -152,6 +160,7 @@ def test_a_missing_bundle_exits_3(tmp_path: Path) -> None:
         (["--history", "1000"], "--history: got 1000"),
         (["--checkpoint", "somewhere"], "random weights"),
         (["--requests", "no such file"], "no such file"),
+        (["--device", "cuda:99"], "device 'cuda:99' was asked for"),
     ],
 )
 def test_what_does_not_fit_the_bundle_exits_1(

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.measure import Laps, measure, peak_memory_mib, percentiles
+from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib, percentiles
 
 
 class FakeClock:
@@ -39,6 +39,34 @@ def test_laps_are_the_time_since_the_last_lap_and_add_up_to_the_total() -> None:
 
     samples = measure(run, iterations=2, warmup=0, total="all", clock=clock)
     assert samples == {"first": [500, 1000], "second": [250, 2000], "all": [750, 3000]}
+
+
+def test_every_reading_of_the_clock_waits_for_the_device() -> None:
+    clock = FakeClock()
+    waiting = [0.0]
+
+    def settle() -> None:
+        clock.now += waiting.pop()
+        waiting.append(0.0)
+
+    def run(iteration: int, laps: Laps) -> None:
+        waiting[:] = [3.0]  # what the call has only enqueued
+        laps.lap("first")
+        waiting[:] = [1.0]
+        laps.lap("second")
+        waiting[:] = [50.0]  # enqueued after the last lap: the next iteration must not start before it is done
+
+    samples = measure(run, iterations=2, warmup=1, total="all", clock=clock, settle=settle)
+    assert samples == {"first": [3000, 3000], "second": [1000, 1000], "all": [4000, 4000]}
+
+
+def test_an_unsplit_iteration_takes_no_laps() -> None:
+    def forbidden() -> float:
+        raise AssertionError("read the clock")
+
+    laps = Unsplit(forbidden, settle=forbidden)
+    laps.lap("x")
+    assert laps.samples_ms == {}
 
 
 def test_warm_up_rounds_run_but_are_not_kept() -> None:

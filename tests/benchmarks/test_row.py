@@ -50,8 +50,17 @@ def test_the_table_says_when_the_machine_was_busy(load: float | None, said: bool
     assert ("NOISY" in table(report([row(EAGER, [1.0])], load))) is said
 
 
-def report(rows: list[Row], load: float | None = 0.0) -> dict[str, object]:
+def test_the_table_names_the_gpu_and_says_how_its_chain_was_timed() -> None:
+    rows = [row(EAGER, [1.0])]
+    assert "stages add up to it" in table(report(rows))
+    on_gpu = table(report(rows, device="cuda:0 (NVIDIA H200, compute capability 9.0)"))
+    assert on_gpu.startswith("cuda:0 (NVIDIA H200, compute capability 9.0)\n")
+    assert "timed in one piece" in on_gpu
+
+
+def report(rows: list[Row], load: float | None = 0.0, device: str = "cpu") -> dict[str, object]:
     environment = {
+        "device": device,
         "bundle": "b", "weights": "w", "items": 3, "precision": "fp32", "processor": "p", "cores": 2, "threads": 2,
         "versions": {"python": "3"}, "load_average": load,
     }  # fmt: skip

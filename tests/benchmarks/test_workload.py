@@ -10,7 +10,15 @@ from runtime.item_tables import ItemFilter
 from runtime.requests import EncodedRequest
 
 JOB = Job(
-    bundle="b", checkpoint=None, batch=2, iterations=3, warmup=1, threads=1, smallest_history=64, largest_history=200
+    bundle="b",
+    checkpoint=None,
+    batch=2,
+    iterations=3,
+    warmup=1,
+    threads=1,
+    device="cpu",
+    smallest_history=64,
+    largest_history=200,
 )
 
 

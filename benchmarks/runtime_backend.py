@@ -1,26 +1,31 @@
-"""The product: the bundle's graphs chained by the runtime on ONNX Runtime, in a process without torch."""
+"""The product: the bundle's stages chained by the runtime on one of its engines, in a process without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.backend import Array, Work
+from benchmarks.backend import Array, NotRunError, Work
 from benchmarks.measure import Laps
-from benchmarks.row import RECOMMEND, TOKENS
+from benchmarks.row import ENGINE, PLAIN, RECOMMEND, TENSORRT, TOKENS
 from benchmarks.workload import Workload
 from runtime import Pipeline
+from runtime.manifest import Manifest
 
 
-class OnnxBackend:
+class RuntimeBackend:
     """One loaded pipeline."""
 
-    def __init__(self, workload: Workload) -> None:
+    staged = True
+
+    def __init__(self, workload: Workload, name: str) -> None:
         job = workload.job
         self._workload = workload
-        self._pipeline = Pipeline.load(job.bundle, engine="onnxruntime", threads=job.threads)
+        self.precision = Manifest.read(job.bundle).precision
+        self._pipeline = _load(workload, name)
 
     def prepare(self, workload: Workload) -> Mapping[str, float]:
-        for position in range(len(workload.encoded)):
+        rounds = 1 if workload.job.device == "cpu" else 3  # a CUDA graph is captured at the second run of a size
+        for position in list(range(len(workload.encoded))) * rounds:
             self.chain(position, Laps())
         return {}
 
@@ -51,3 +56,23 @@ class OnnxBackend:
         stages = self._pipeline.manifest.stages.values()
         names = [row.name for stage in stages for row in stage.outputs]
         return {name: self._pipeline.read(name) for name in names}
+
+
+def _load(workload: Workload, name: str) -> Pipeline:
+    """The pipeline of one backend.
+
+    Raises:
+        NotRunError: The bundle has no plans for it.
+        DeviceError: The engine cannot run on the device.
+    """
+    job = workload.job
+    if job.device == "cpu":
+        return Pipeline.load(job.bundle, engine=ENGINE, device="cpu", threads=job.threads)
+    engine = ENGINE if name == PLAIN else name
+    if name == TENSORRT:
+        built = Manifest.read(job.bundle).engine
+        if not built.startswith(TENSORRT):
+            raise NotRunError(f"{job.bundle} has no TensorRT plans; build it with --engine tensorrt")
+        engine = built
+    graphs = name != PLAIN
+    return Pipeline.load(job.bundle, engine=engine, device=job.device, threads=job.threads, cuda_graphs=graphs)
