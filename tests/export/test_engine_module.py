@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -109,10 +109,18 @@ def test_an_option_that_the_engine_does_not_have_is_refused(engine: str, option,
         resolve(BuildSettings(engine=Engine(engine), **option))
 
 
-def test_the_probe_answers_without_a_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_answers_without_a_driver_a_cuda_library_or_its_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = cuda_device()
     assert bool(found.capability) != bool(found.reason)
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+
+    def broken() -> None:
+        raise RuntimeError("libcudart.so: cannot open shared object file")
+
+    bindings = SimpleNamespace(cudaGetDeviceCount=broken)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=bindings))
+    assert cuda_device() == CudaFound("", "no CUDA device can be looked for (CUDA's runtime library: libcudart.so: "
+                                      "cannot open shared object file)")  # fmt: skip
+    for name in ("cuda", "cuda.bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     assert cuda_device().capability == ""
     assert "cuda-bindings" in cuda_device().reason
