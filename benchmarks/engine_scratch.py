@@ -46,7 +46,7 @@ class Form:
     weight_bytes: int | None
     plan_bytes: int
     seconds: float
-    kernels: dict[str, int]  # short name -> launches
+    kernels: dict[str, int]  # the library's own words for their kinds, counted
 
 
 def measure(settings: BuildSettings, batch: int) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _form(module: ModuleType, graph: Path, profile: EngineProfile, settings: Bui
         weight_bytes=report.weight_bytes,
         plan_bytes=report.bytes,
         seconds=report.seconds,
-        kernels=row.kernels,
+        kernels=report.kernel_types,
     )
 
 

@@ -66,6 +66,7 @@ def build_engine(
         BuildError: The parser or the builder refuses, in its own words, or the engine is not in the precision.
     """
     trt, stage, start = module, graph.parent.name, time.perf_counter()
+    logger.info("%s engine: %d profiles with %s %s", stage, len(profiles), trt.__name__, trt.__version__)
     model = onnx.load(graph)
     log = builder_log(trt)
     builder = trt.Builder(log)

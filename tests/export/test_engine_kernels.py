@@ -6,7 +6,7 @@ import pytest
 
 from export.engine_kernels import kernels_in_inspector, kernels_in_log, memory_in_log
 
-# what TensorRT-RTX 1.7.1 wrote of an engine with two profiles, cut to four kernels
+# what TensorRT-RTX 1.7.1 wrote of an engine with two profiles, cut to four kernels and a signal
 LISTED = """Layers:
 Name: __mye1_myl1_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , Metadata:\x20
 Name: node_a+node_b_myl1_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,32], Strides: [32,1], StrideOrder: \
@@ -14,6 +14,7 @@ Name: node_a+node_b_myl1_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-
 Datatype: Half, Format: (Linear) Row major linear format }, { Name: alpha, Dimensions: [1], Datatype: Float, Format: \
 (Linear) Row major linear format }], Outputs: [ { Name: y, Dimensions: [-1,64], Datatype: Float, Format: (Linear) Row \
 major linear format }], TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: [ONNX Layer: node_a][ONNX Layer: node_b]
+Name: __mye5_myl1_2, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , EventId: 1, Metadata:\x20
 Name: _gemm_mha_v2_myl3_8, LayerType: kgen, Inputs: [ { Name: q [profile 1], Dimensions: [-1,-1,16], Datatype: Half, \
 Format: (Linear) Row major linear format }], Constants: [], Outputs: [], TacticName: _gemm_mha_v2_0x96, StreamId: 0, \
 Metadata: [ONNX Layer: node_of_mixed | node__symbolic (SiluAttention)]
