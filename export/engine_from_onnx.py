@@ -16,7 +16,14 @@ import onnx
 from export.engine_kernels import Kernel, kernels_in_inspector, kernels_in_log, memory_in_log
 from export.engine_log import Phases, builder_log, errors_in, progress_monitor
 from export.engine_module import cuda_device
-from export.engine_precision import graph_nodes, matrix_layers, network_types, prove_engine
+from export.engine_precision import (
+    graph_nodes,
+    matrix_layers,
+    network_types,
+    precision_proof,
+    prove_kernels,
+    prove_network,
+)
 from export.engine_report import NOT_RUN, EngineReport, kernel_types, profile_reports
 from export.profiles import EngineProfile
 from export.settings import Precision
@@ -59,6 +66,7 @@ def build_engine(
         BuildError: The parser or the builder refuses, in its own words, or the engine is not in the precision.
     """
     trt, stage, start = module, graph.parent.name, time.perf_counter()
+    logger.info("%s engine: %d profiles with %s %s", stage, len(profiles), trt.__name__, trt.__version__)
     model = onnx.load(graph)
     log = builder_log(trt)
     builder = trt.Builder(log)
@@ -67,7 +75,8 @@ def build_engine(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, stage, graph, network, log)
     attentions = _allow_decomposition(trt, network)
-    tensors, products = network_types(network), matrix_layers(network)
+    nodes, products, tensors = graph_nodes(model), matrix_layers(network), network_types(network)
+    islands = prove_network(stage, options.precision, nodes, products, options.kept)
     config = builder.create_builder_config()
     monitor = progress_monitor(trt, Phases(stage))  # must outlive the build
     config.progress_monitor = monitor
@@ -83,7 +92,7 @@ def build_engine(
     _write_timing_cache(config, options)
     data = bytes(plan)
     kernels, source, scratch, inspected = _inspect(trt, data, log, len(profiles))
-    proof = prove_engine(stage, options.precision, graph_nodes(model), products, kernels, source, options.kept)
+    prove_kernels(stage, options.precision, nodes, kernels, source)
     report = EngineReport(
         stage=stage,
         engine=trt.__name__,
@@ -95,7 +104,7 @@ def build_engine(
         profiles=profile_reports(profiles, kernels, scratch),
         kernel_types=kernel_types(kernels),
         tensors=tensors,
-        precision=proof,
+        precision=precision_proof(options.precision, nodes, products, islands, kernels, source),
         inspected=inspected,
         kernels=[asdict(kernel) for kernel in kernels],
     )

@@ -23,6 +23,7 @@ _GRAPH = re.compile(r"_myl(\d+)_\d+$")
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _MATRIX_TYPES = re.compile(r"gemm|matrix|conv|mha|attention", re.IGNORECASE)
 _MATRIX_NAMES = re.compile(r"mha|gemm|_Fc[A-Z_]")
+_BETWEEN_STREAMS = ("signal", "wait")
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
@@ -119,7 +120,10 @@ def _told(entry: Mapping[str, Any]) -> str:
 
 
 def _numbered(rows: Sequence[Mapping[str, Any]], profiles: int) -> tuple[Kernel, ...]:
-    """Kernels with the profile they belong to: every profile has as many graphs of its own, in rising numbers."""
+    """Kernels with the profile they belong to: every profile has as many graphs of its own, in rising numbers.
+
+    Signals and waits between streams are no kernels.
+    """
     graphs = sorted({int(found[1]) for row in rows if (found := _GRAPH.search(row["Name"]))})
     each, rest = divmod(len(graphs), profiles)
     told = {} if rest else {graph: place // each for place, graph in enumerate(graphs)}
@@ -127,7 +131,7 @@ def _numbered(rows: Sequence[Mapping[str, Any]], profiles: int) -> tuple[Kernel,
         graph, marked = _GRAPH.search(row["Name"]), _PROFILE.search(row["text"])
         if graph and marked:
             told[int(graph[1])] = int(marked[1])
-    return tuple(_kernel(row, told, profiles) for row in rows)
+    return tuple(_kernel(row, told, profiles) for row in rows if row["LayerType"] not in _BETWEEN_STREAMS)
 
 
 def _kernel(row: Mapping[str, Any], told: Mapping[int, int], profiles: int) -> Kernel:

@@ -83,7 +83,10 @@ def cuda_device() -> CudaFound:
         from cuda.bindings import runtime
     except ImportError as error:
         return CudaFound("", f"no CUDA device can be looked for (cuda-bindings: {error})")
-    status, count = runtime.cudaGetDeviceCount()
+    try:
+        status, count = runtime.cudaGetDeviceCount()
+    except RuntimeError as error:  # the bindings open CUDA's library at the first call
+        return CudaFound("", f"no CUDA device can be looked for (CUDA's runtime library: {error})")
     if status != runtime.cudaError_t.cudaSuccess or not count:
         return CudaFound("", f"there is no CUDA device here ({status.name})")
     attribute = runtime.cudaDeviceAttr

@@ -125,7 +125,7 @@ def write_plan(
         scratch_bytes=None if None in scratch else max(scratch),
         weight_bytes=report["weight_bytes"],
         attention_layers=report["attention_layers"],
-        fused_attention=max((row["fused_attention"] for row in report["profiles"]), key=len),
+        fused_attention=min((row["fused_attention"] for row in report["profiles"]), key=len),
         verified=NOT_RUN,
     )
     logger.info("%s engine: %s", stage, _in_words(plan))

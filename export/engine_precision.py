@@ -103,28 +103,96 @@ def matrix_layers(network: Any) -> dict[str, frozenset[str]]:
     return found
 
 
-def prove_engine(
+def prove_network(
     stage: str,
     precision: Precision,
     nodes: Mapping[str, GraphNode],
     network: Mapping[str, frozenset[str]],
-    kernels: Sequence[Kernel],
-    kernels_from: str,
     kept: Sequence[str] = (),
-) -> PrecisionProof:
-    """Follow every matrix product from the graph to the kernels; `kept` names modules that keep another precision.
+) -> list[str]:
+    """Follow every matrix product from the graph into the network; `kept` names modules of another precision.
+
+    Returns:
+        The islands: nodes of another type than asked, by name.
 
     Raises:
         BuildError: At the first product that is not what was asked for, or not what the graph says.
     """
-    asked = WANTED[precision]
     products = {name: node for name, node in nodes.items() if node.matrix}
-    islands = _prove_graph(stage, asked, products, kept)
-    _prove_network(stage, products, network)
-    _prove_kernels(stage, asked, nodes, products, kernels, kernels_from)
+    islands = _prove_graph(stage, WANTED[precision], products, kept)
+    for name, types in network.items():
+        if name not in products:
+            raise BuildError(f"{stage}: the network multiplies in {name!r}, expected a node of the graph. {_BUG}")
+        if types != products[name].types:
+            raise BuildError(
+                f"{stage}: the network's {name!r} reads {_listed(types)}, expected {_listed(products[name].types)} "
+                f"as in the graph. {_BUG}"
+            )
+    if missing := sorted(products.keys() - network.keys()):
+        raise BuildError(f"{stage}: the network has no product for {missing[0]!r}, expected one. {_BUG}")
+    return islands
+
+
+def prove_kernels(
+    stage: str, precision: Precision, nodes: Mapping[str, GraphNode], kernels: Sequence[Kernel], kernels_from: str
+) -> None:
+    """Follow the graph's products into the kernels of the built engine.
+
+    A kernel that multiplies reads the types of the nodes it stands for, and no others; at least one reads what was
+    asked for. Islands are held to the same: TensorRT-RTX 1.7.1 turns a product between two casts into one of halves.
+
+    Raises:
+        BuildError: At the first kernel of another type, or where no kernel is named.
+    """
+    if not kernels:
+        raise BuildError(
+            f"{stage}: no kernel is named in {kernels_from}, expected all of them: the precision of this engine cannot "
+            f"be proved. {_BUG}"
+        )
+    asked = WANTED[precision]
+    multiplying = [kernel for kernel in kernels if kernel.multiplies]
+    products = [node.types for node in nodes.values() if node.matrix]
+    nameless = 0  # kernels of another type that name no product of the graph: no more of them than it has islands
+    for kernel in multiplying:
+        known = [nodes[name] for name in kernel.nodes if name in nodes]
+        required = frozenset().union(*(node.types for node in known if node.matrix))
+        allowed = frozenset({asked}).union(*(node.types for node in known))
+        found = frozenset(kernel.operands) & FLOATS
+        nameless += not required and not found <= {asked}
+        if required and not required <= found <= allowed:
+            narrowed = "The builder dropped the casts around it: keep a module that holds more than this one product. "
+            raise BuildError(
+                f"{stage}: kernel {kernel.name!r} of the engine reads {_listed(found)}, expected "
+                f"{_listed(required)} as the graph says of {', '.join(kernel.nodes)}. "
+                f"{narrowed if found == {asked} else ''}The engine is not in the precision that was asked for; see "
+                "build.log, or build with --engine none."
+            )
+    islands = sum(types != {asked} for types in products) * len({kernel.profile for kernel in kernels})
+    if nameless > islands:
+        raise BuildError(
+            f"{stage}: {nameless} kernels of the engine that name no node of the graph multiply in another type than "
+            f"{asked}, expected at most {islands}, the graph's islands in every profile. The engine is not in the "
+            "precision that was asked for; see build.log."
+        )
+    if products and not any(asked in kernel.operands for kernel in multiplying):
+        raise BuildError(
+            f"{stage}: no kernel of the engine multiplies in {asked}, which was asked for; expected nearly all of "
+            f"{len(multiplying)}. The engine is not in that precision; see build.log."
+        )
+
+
+def precision_proof(
+    precision: Precision,
+    nodes: Mapping[str, GraphNode],
+    network: Mapping[str, frozenset[str]],
+    islands: list[str],
+    kernels: Sequence[Kernel],
+    kernels_from: str,
+) -> PrecisionProof:
+    """What was seen, after both proofs have passed."""
     return PrecisionProof(
-        asked=asked,
-        graph=_counted(node.types for node in products.values()),
+        asked=WANTED[precision],
+        graph=_counted(node.types for node in nodes.values() if node.matrix),
         network=_counted(network.values()),
         kernels=_counted(frozenset(k.operands) & FLOATS for k in kernels if k.multiplies),
         islands=islands,
@@ -145,56 +213,9 @@ def _prove_graph(stage: str, asked: str, products: Mapping[str, GraphNode], kept
     if products and len(islands) == len(products):
         raise BuildError(
             f"{stage}: none of the graph's {len(products)} matrix products is in {asked}, expected nearly all of them. "
-            "An engine of this graph must not bear that name: build with the precision that the graph has."
+            "An engine of this graph must not bear that name: build it with the precision that the graph has."
         )
     return islands
-
-
-def _prove_network(stage: str, products: Mapping[str, GraphNode], network: Mapping[str, frozenset[str]]) -> None:
-    for name, types in network.items():
-        if name not in products:
-            raise BuildError(f"{stage}: the network multiplies in {name!r}, expected a node of the graph. {_BUG}")
-        if types != products[name].types:
-            raise BuildError(
-                f"{stage}: the network's {name!r} reads {_listed(types)}, expected {_listed(products[name].types)} "
-                f"as in the graph. {_BUG}"
-            )
-    if missing := sorted(products.keys() - network.keys()):
-        raise BuildError(f"{stage}: the network has no product for {missing[0]!r}, expected one. {_BUG}")
-
-
-def _prove_kernels(
-    stage: str,
-    asked: str,
-    nodes: Mapping[str, GraphNode],
-    products: Mapping[str, GraphNode],
-    kernels: Sequence[Kernel],
-    kernels_from: str,
-) -> None:
-    """A kernel that multiplies reads the types of the nodes it stands for, and at least one reads what was asked."""
-    if not kernels:
-        raise BuildError(
-            f"{stage}: no kernel is named in {kernels_from}, expected all of them: the precision of this engine cannot "
-            f"be proved. {_BUG}"
-        )
-    multiplying = [kernel for kernel in kernels if kernel.multiplies]
-    everywhere = frozenset().union(*(node.types for node in products.values()))
-    for kernel in multiplying:
-        known = [nodes[name] for name in kernel.nodes if name in nodes]
-        required = frozenset().union(*(node.types for node in known if node.matrix))
-        allowed = frozenset().union(*(node.types for node in known)) if required else everywhere
-        found = frozenset(kernel.operands) & FLOATS
-        if not found <= allowed or not required <= found:
-            raise BuildError(
-                f"{stage}: kernel {kernel.name!r} of the engine reads {_listed(found)}, expected "
-                f"{_listed(required or allowed)} as the graph says of {', '.join(kernel.nodes) or 'its products'}. "
-                "The engine is not in the precision that was asked for; see build.log."
-            )
-    if products and not any(asked in kernel.operands for kernel in multiplying):
-        raise BuildError(
-            f"{stage}: no kernel of the engine multiplies in {asked}, which was asked for; expected nearly all of "
-            f"{len(multiplying)}. The engine is not in that precision; see build.log."
-        )
 
 
 def _weights(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], weights: set[str]) -> set[str]:

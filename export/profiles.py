@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from export.settings import BuildSettings, Profile
+from runtime.errors import BuildError
 from runtime.stage import TensorSpec, parse_dim
 
 Range = tuple[int, int, int]  # min, opt, max
 
+_MOST_ELEMENTS = 2**31 - 1  # of one tensor
 USUAL_ITEMS = 100_000  # what the tables' kernels are tuned for, within --max-items
 
 
@@ -36,6 +38,9 @@ def engine_profiles(
 
     A long history gets profiles of its own, because an engine reserves scratch for the largest size of a profile, and
     because the blocks of a history's attention that a short profile cannot reach are left out of it.
+
+    Raises:
+        BuildError: The catalogue's tables would have more elements than an engine can count.
     """
     used = {letter for row in inputs for dim in row.shape for letter in parse_dim(dim)[0]}
     profiles = []
@@ -66,6 +71,12 @@ def _histories(S: Range, attention_block: int) -> dict[str, Range]:
 def _catalogue(items: int, batch: int, code_levels: int) -> dict[str, Range]:
     """N items, at most one trie node for each item at each level and the root, one row of eligibility a request."""
     usual = min(USUAL_ITEMS, items)
+    if max(1 + code_levels * items, (1 + batch) * (items + 1)) > _MOST_ELEMENTS:
+        raise BuildError(
+            f"profile: {items} items make {code_levels * items} trie nodes and {(1 + batch) * (items + 1)} entries of "
+            f"eligibility for {batch} requests, expected at most {_MOST_ELEMENTS} of each. Lower --max-items or B in "
+            "--max-shapes."
+        )
     nodes = tuple(1 + code_levels * size for size in (1, usual, items))
     return {"N": (1, usual, items), "P": (nodes[0], nodes[1], nodes[2]), "R": (1, 1, 1 + batch)}
 

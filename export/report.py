@@ -26,7 +26,7 @@ class PlanReport:
     scratch_bytes: int | None  # of the profile that needs most
     weight_bytes: int | None
     attention_layers: int
-    fused_attention: list[str]  # kernels of the profile that has most of them
+    fused_attention: list[str]  # kernels of the profile that has fewest of them
     verified: str
 
 

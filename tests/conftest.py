@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import importlib.util
 import random
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,17 +74,43 @@ def tiny_fp16_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
     return _bundle(tmp_path_factory, request, "fp16")
 
 
-def _bundle(factory: pytest.TempPathFactory, request: pytest.FixtureRequest, precision: str) -> Path:
+@pytest.fixture(scope="session")
+def rtx() -> ModuleType:
+    """TensorRT-RTX, whose builder needs no GPU; a test that asks for it is marked `trt`."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("needs tensorrt_rtx: it cannot be imported")
+    return importlib.import_module("tensorrt_rtx")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine_bundle(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, rtx: ModuleType, tiny_fp16_bundle: Path
+) -> Path:
+    """The tiny preset in fp16 with a TensorRT-RTX engine of every stage, read-only by agreement."""
+    return _bundle(tmp_path_factory, request, "fp16", rtx.__name__, tiny_fp16_bundle)
+
+
+def _bundle(
+    factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    precision: str,
+    engine: str = "none",
+    graphs: Path | None = None,
+) -> Path:
     """Built in pytest's cache, where fingerprints decide what of the last run's bundle is reused, and copied here.
 
-    Several processes test at once: the first one builds, the others wait and find it built.
+    Several processes test at once: the first one builds, the others wait and find it built. A bundle that is not there
+    yet starts from the one whose `graphs` are the same.
     """
     from export.build import build_bundle
-    from export.settings import BuildSettings, Precision
+    from export.settings import BuildSettings, Engine, Precision
 
     assert request.config.cache is not None
-    cached = Path(request.config.cache.mkdir("oneranker_bundles")) / precision
+    name = precision if engine == "none" else f"{precision}-{engine}"
+    cached = Path(request.config.cache.mkdir("oneranker_bundles")) / name
     with cached.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        build_bundle(BuildSettings(preset="tiny", out=cached, precision=Precision(precision)))
-        return Path(shutil.copytree(cached, factory.mktemp("bundles") / precision))
+        if graphs is not None and not cached.exists():
+            shutil.copytree(graphs, cached)
+        build_bundle(BuildSettings(preset="tiny", out=cached, precision=Precision(precision), engine=Engine(engine)))
+        return Path(shutil.copytree(cached, factory.mktemp("bundles") / name))
