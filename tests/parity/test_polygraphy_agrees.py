@@ -1,4 +1,4 @@
-"""An independent tool agrees: Polygraphy runs the exported graphs, compares them, and builds the engine that we build."""
+"""An independent tool agrees: Polygraphy runs the exported graphs, compares them, and builds our engines."""
 
 from __future__ import annotations
 
