@@ -17,6 +17,7 @@ from runtime import Pipeline
 from runtime.forward import Forward
 from runtime.health import main, synthetic_request
 from runtime.items import ItemIndex
+from runtime.recommendation import Candidates
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +42,8 @@ def test_a_bundle_that_answers_is_one_json_line(bundle: Path, index: ItemIndex) 
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = map(json.loads, done.stdout.splitlines())
-    assert (line["index_version"], line["engine"], line["precision"]) == (index.version, "onnxruntime", "fp32")
+    assert line["index_version"] == index.version
+    assert (line["engine"], line["device"], line["precision"]) == ("onnxruntime", "cpu", "fp32")
     with Pipeline.load(bundle, threads=1) as pipeline:
         assert line["items"] == len(pipeline.recommend([synthetic_request(pipeline.tokenizer)])[0].items) > 0
     assert 0 < line["answer_ms"] < line["load_ms"] + 60_000
@@ -82,8 +84,13 @@ def test_an_index_that_lists_nothing_is_not_healthy(tmp_path: Path, caplog: pyte
 def test_a_score_that_is_not_a_number_exits_with_1(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = Forward.rank
-    monkeypatch.setattr(Forward, "rank", lambda *words: whole(*words) * np.float32("nan"))
+    whole = Forward.answers
+
+    def no_numbers(self: Forward) -> tuple[Candidates, np.ndarray]:
+        candidates, scores = whole(self)
+        return candidates, scores * np.float32("nan")
+
+    monkeypatch.setattr(Forward, "answers", no_numbers)
     assert main(["--bundle", str(bundle)]) == 1
     assert "is not a finite number" in caplog.text
 
