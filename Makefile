@@ -5,6 +5,8 @@ RUN := $(VENV)/bin/python
 MINIMAL := .venv-runtime
 DEMO := demo
 SOURCES := $(shell find oneranker export runtime benchmarks -name '*.py')
+# a file's tests stay together and in order: files that take long come first
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -49,7 +51,7 @@ types: $(VENV)/.installed ## mypy
 	$(VENV)/bin/mypy
 
 test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
-	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest $(SIDE_BY_SIDE)
 
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
 	$(GPU_PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_FLAGS)

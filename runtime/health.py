@@ -27,8 +27,8 @@ class HealthReport:
     """What a healthy bundle said; `asdict` of it is the line on stdout."""
 
     index_version: str
-    engine: str  # of the bundle
-    device: str  # as it was asked for
+    engine: str  # that serves
+    device: str  # where it serves
     precision: str
     items: int  # in the answer
     load_ms: float
@@ -71,7 +71,7 @@ def check_health(bundle: Path, engine: str = "auto", device: str = "auto") -> He
         loaded = time.perf_counter()
         answer = pipeline.recommend([synthetic_request(pipeline.tokenizer)], TOP_K)[0]
         answered = time.perf_counter()
-        manifest = pipeline.manifest
+        engine, device, precision = pipeline.engine, pipeline.device, pipeline.manifest.precision
     if not answer.items:
         raise BundleError(
             f"{bundle}: answered a request with no item, expected at least one. List items in index "
@@ -79,9 +79,9 @@ def check_health(bundle: Path, engine: str = "auto", device: str = "auto") -> He
         )
     return HealthReport(
         index_version=answer.index_version,
-        engine=manifest.engine,
+        engine=engine,
         device=device,
-        precision=manifest.precision,
+        precision=precision,
         items=len(answer.items),
         load_ms=round((loaded - begin) * 1e3, 3),
         answer_ms=round((answered - loaded) * 1e3, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -55,6 +56,10 @@ def test_a_command_of_the_docs_exists_with_the_flags_it_is_given(command: str) -
     if words == [".", ".venv/bin/activate"]:
         assert "VENV := .venv\n" in text("Makefile")
         return
+    if words[0].startswith("docker/"):
+        assert os.access(ROOT / words[0], os.X_OK)
+        assert not words[1:] or f" AS {words[1]}\n" in text("docker/Dockerfile")
+        return
     assert words[:2] == ["python", "-m"], f"`{command}` is not checked by any test"
     module = words[2] + (" prepare" if words[3:4] == ["prepare"] else "")
     told = help_of(module)
@@ -80,7 +85,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @by_page
 def test_files_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"`((?:oneranker|export|runtime|tests|benchmarks|docs|examples)/[\w./-]*)`", text(page))
+    named = re.findall(r"`((?:oneranker|export|runtime|tests|benchmarks|docker|docs|examples)/[\w./-]*)`", text(page))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 

@@ -42,7 +42,8 @@ def test_a_bundle_that_answers_is_one_json_line(bundle: Path, index: ItemIndex) 
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = map(json.loads, done.stdout.splitlines())
-    assert (line["index_version"], line["engine"], line["precision"]) == (index.version, "onnxruntime", "fp32")
+    assert line["index_version"] == index.version
+    assert (line["engine"], line["device"], line["precision"]) == ("onnxruntime", "cpu", "fp32")
     with Pipeline.load(bundle, threads=1) as pipeline:
         assert line["items"] == len(pipeline.recommend([synthetic_request(pipeline.tokenizer)])[0].items) > 0
     assert 0 < line["answer_ms"] < line["load_ms"] + 60_000

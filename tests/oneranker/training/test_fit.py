@@ -98,7 +98,7 @@ def test_state_of_other_settings_or_half_a_state_is_refused(prepared: Prepared, 
 
 def test_killed_command_goes_on_where_it_stopped_and_ends_the_same(town: Path, tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
-        words = ["--data", str(town), "--preset", "tiny", "--steps", "40", "--save-every", "5", "--out", out]
+        words = ["--data", str(town), "--preset", "tiny", "--steps", "20", "--save-every", "4", "--out", out]
         return [sys.executable, "-m", "oneranker.train", *words]
 
     environment = {"OMP_NUM_THREADS": "1", "PATH": ""}
