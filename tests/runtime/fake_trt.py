@@ -150,7 +150,8 @@ class IExecutionContext:
 
     def refuses(self, what: str) -> bool:
         if self.engine.plan.get("refuses") == what:
-            self.engine.logger.log(Severity.ERROR, "no " + what + " today")
+            message = f"no {what} today"
+            self.engine.logger.log(Severity.ERROR, message)
             return True
         return False
 
