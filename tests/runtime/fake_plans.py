@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fake_device import FakeDevice
-from fake_trt import VERSION, fake_module
+from fake_trt import CONTEXTS, VERSION, fake_module
 
 import runtime.serving
 from runtime import Pipeline
@@ -89,7 +89,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *engines: str) -> None:
         self.opened: list[FakeDevice] = []
         self.options: dict[str, Any] = {}  # of the next device
-        self.monkeypatch = monkeypatch
+        CONTEXTS.clear()  # those of other tests, held by an error that is still remembered, are not this machine's
         for engine in ("tensorrt", "tensorrt_rtx"):
             monkeypatch.setitem(sys.modules, engine, fake_module(engine) if engine in engines else None)
         monkeypatch.setattr(runtime.serving, "CudaDevice", SimpleNamespace(open=self.open))
