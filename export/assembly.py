@@ -97,7 +97,7 @@ def _plan(settings: BuildSettings) -> Plan:
         config = source.model.config
         specs = stage_specs(config, settings.precision)
         fingerprints = {
-            name: stage_fingerprint(getattr(source.model, name), spec, config, settings.precision)
+            name: stage_fingerprint(getattr(source.model, name), spec, config, settings.graph)
             for name, spec in specs.items()
         }
         profile = profile_of(settings, config)
@@ -117,7 +117,7 @@ def _write_stages(plan: Plan, old: OldBundle, folder: Path, report: BuildReport)
                     raise BuildError(_not_asked_for(plan, old, name))
                 model = model or in_precision(plan.source.model, plan.settings.precision)
                 export_stage(
-                    model, plan.specs[name], plan.settings.precision, plan.fingerprints[name], _graph(folder, name)
+                    model, plan.specs[name], plan.settings.graph, plan.fingerprints[name], _graph(folder, name)
                 )
         path = _graph(folder, name)
         report.stages[name] = StageReport(

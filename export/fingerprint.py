@@ -8,14 +8,15 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from export.settings import OPSET, Precision
+from export.settings import OPSET, GraphSettings
+from export.silu_attention import blocks
 from export.stages import StageSpec
 from oneranker.config import OneRankerConfig
 from runtime.manifest import STAGES
@@ -54,17 +55,20 @@ STAGE_FIELDS: Mapping[str, frozenset[str]] = {
 NO_STAGE_FIELDS = frozenset({"task_mask", "ranker_detached", "dropout"})
 
 
-def stage_fingerprint(stage: nn.Module, spec: StageSpec, config: OneRankerConfig, precision: Precision) -> str:
+def stage_fingerprint(stage: nn.Module, spec: StageSpec, config: OneRankerConfig, settings: GraphSettings) -> str:
     """Of one stage's graph: weights before the precision is baked in, contract, config, code, versions."""
     digest = hashlib.sha256()
     for name, tensor in sorted(stage.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     fields = {name: value for name, value in asdict(config).items() if name in STAGE_FIELDS[spec.name]}
+    settings = settings.of_stage(spec.name)
+    if blocks(settings.attention_block, config.max_history) == 1:
+        settings = replace(settings, attention_block=0)
     facts = {
         "spec": asdict(spec),
         "config": fields,
-        "precision": precision,
+        "settings": asdict(settings),
         "opset": OPSET,
         "code": code_digest(spec.name),
         "tools": {name: importlib.metadata.version(name) for name in _TOOLS},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 from torch.export import Dim
 
 from export.precision import prove_precision
-from export.settings import MIN_HISTORY, OPSET, Precision
-from export.silu_attention import add_body
+from export.settings import MIN_HISTORY, OPSET, GraphSettings
+from export.silu_attention import add_body, blocks
 from export.stages import TORCH_DTYPES, StageModule, StageSpec
 from oneranker import __version__
 from oneranker.model import OneRanker
@@ -28,18 +28,21 @@ _EXAMPLE = {"B": 2, "S": 5, "C": 4, "N": 6, "P": 7, "R": 3}
 
 
 def export_stage(
-    model: OneRanker, spec: StageSpec, precision: Precision, fingerprint: str, path: Path
+    model: OneRanker, spec: StageSpec, settings: GraphSettings, fingerprint: str, path: Path
 ) -> onnx.ModelProto:
-    """Export one stage of a model that already has the precision, check the graph and write it.
+    """Export one stage of a model that already has the settings' precision, check the graph and write it.
 
     Raises:
         BuildError: The graph is not what the table says, or too large for one file.
     """
     graph = _traced(model, spec)
     _name_dims(graph, spec)
-    add_body(graph)
-    _stamp(graph, spec.name, precision, fingerprint)
-    prove_precision(graph, spec, precision)
+    stamp = {"stage": spec.name, "precision": settings.precision.value, "fingerprint": fingerprint}
+    if add_body(graph, settings.attention_block, model.config.max_history):
+        one_block = blocks(settings.attention_block, model.config.max_history) == 1
+        stamp["attention_block"] = str(0 if one_block else settings.attention_block)
+    _stamp(graph, stamp)
+    prove_precision(graph, spec, settings.precision)
     if (size := graph.ByteSize()) > LARGEST:
         raise BuildError(
             f"{spec.name}: the graph takes {size} bytes, expected at most {LARGEST} (protobuf's limit). "
@@ -104,10 +107,9 @@ def _name_dims(graph: onnx.ModelProto, spec: StageSpec) -> None:
         holder.doc_string = ""
 
 
-def _stamp(graph: onnx.ModelProto, stage: str, precision: Precision, fingerprint: str) -> None:
+def _stamp(graph: onnx.ModelProto, stamp: Mapping[str, str]) -> None:
     graph.producer_name, graph.producer_version = "oneranker", __version__
     del graph.metadata_props[:]
-    stamp = {"stage": stage, "precision": precision.value, "fingerprint": fingerprint}
     onnx.helper.set_model_props(graph, {f"oneranker.{key}": value for key, value in stamp.items()})
 
 

@@ -13,6 +13,7 @@ from runtime.errors import BuildError
 from runtime.manifest import STAGES
 
 OPSET = 23  # one Attention node per softmax attention; torch 2.13 writes invalid graphs above 25
+MIN_BLOCK = 16  # rows of an attention block; below it the blocks cost more than they save
 MIN_HISTORY = 3  # the smallest S a graph takes: a user, an event and the request
 DEFAULT_ITEMS = 10_000
 PROFILE_LETTERS = ("B", "S", "C")
@@ -38,6 +39,25 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSettings:
+    """The part of the settings that decides what a stage's graph computes, and in which type."""
+
+    precision: Precision
+    attention_block: int = 0
+    keep_fp32: tuple[str, ...] = ()
+    keep_bf16: tuple[str, ...] = ()
+
+    def of_stage(self, stage: str) -> GraphSettings:
+        """Without what concerns other stages only."""
+
+        def of(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(sorted(name for name in names if name.split(".")[0] == stage))
+
+        block = self.attention_block if stage == "generator" else 0
+        return replace(self, attention_block=block, keep_fp32=of(self.keep_fp32), keep_bf16=of(self.keep_bf16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
     """One build.
 
@@ -56,7 +76,7 @@ class BuildSettings:
     max_shapes: Mapping[str, int] = field(default_factory=dict)
     items: int | None = None  # size of the synthetic catalogue of a build with random weights
     seed: int = 0
-    attention_block: int = 256  # query rows per block of HSTU's causal attention; 0: one block
+    attention_block: int = 512  # query rows per block of HSTU's causal attention; 0: one block
     keep_fp32: tuple[str, ...] = ()  # modules whose inside stays fp32, such as "ranker.layer.feed"
     keep_bf16: tuple[str, ...] = ()  # the same in bf16
     max_items: int = 10_000_000  # N of an engine's profiles
@@ -86,11 +106,25 @@ class BuildSettings:
                     )
 
     def _check_engine_options(self) -> None:
-        for flag, least in (("attention_block", 0), ("max_items", 1), ("workspace_mib", 1), ("builder_level", 0)):
+        for flag, least in (("max_items", 1), ("workspace_mib", 1), ("builder_level", 0)):
             if (value := getattr(self, flag)) is not None and value < least:
                 raise ValueError(f"--{flag.replace('_', '-')}: got {value}, expected {least} or more")
         if wrong := [word for word in self.compute_capabilities if not re.fullmatch(r"\d+\.\d", word)]:
             raise ValueError(f"--compute-capability: got {wrong[0]!r}, expected such as 8.9,12.0")
+        if 0 != self.attention_block < MIN_BLOCK:
+            raise ValueError(
+                f"--attention-block: got {self.attention_block}, expected 0 (one block) or at least {MIN_BLOCK}"
+            )
+
+    @property
+    def graph(self) -> GraphSettings:
+        """What decides the graphs."""
+        return GraphSettings(
+            precision=self.precision,
+            attention_block=self.attention_block,
+            keep_fp32=self.keep_fp32,
+            keep_bf16=self.keep_bf16,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

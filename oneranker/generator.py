@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oneranker.config import OneRankerConfig, RelativeBias
-from oneranker.hstu import HSTUBlock, bucket_starts, time_buckets
+from oneranker.hstu import HSTUBlock, TimeGaps, bucket_starts
 from oneranker.layers import KeyValue
 from oneranker.tokens import CONTEXT
 
@@ -57,25 +57,33 @@ class Generator(nn.Module):
     def forward(
         self, token_fields: Tensor, token_kind: Tensor, token_time: Tensor, causal_mask: Tensor, history_mask: Tensor
     ) -> dict[str, Tensor]:
-        hidden, _ = self.encode(token_fields, token_kind, token_time, causal_mask + history_mask)
+        hidden, _ = self.encode(token_fields, token_kind, token_time, causal_mask, key_mask=history_mask)
         return self.keys_and_values(hidden)
 
     def encode(
-        self, token_fields: Tensor, token_kind: Tensor, token_time: Tensor, mask: Tensor, past: Past | None = None
+        self,
+        token_fields: Tensor,
+        token_kind: Tensor,
+        token_time: Tensor,
+        mask: Tensor,
+        past: Past | None = None,
+        *,
+        key_mask: Tensor | None = None,
     ) -> tuple[Tensor, Past]:
         """The blocks alone; with `past`, the tokens given are the new ones of a known history.
 
-        Shapes: mask additive [B, 1, Q, S], S counts past and new tokens -> hidden [B, Q, D], the Past for next time
+        Shapes: mask additive [1 or B, 1, Q, S], S counts past and new tokens; key_mask additive [B, 1, 1, S]
+            -> hidden [B, Q, D], the Past for next time
         """
         x = self.token_embedding(token_fields).sum(dim=2) * self.embedding_scale  # [B, S, F, D] -> [B, S, D]
         x = self.dropout(x + self.kind_embedding(token_kind) * self.embedding_scale)
         time = token_time if past is None else torch.cat([past.time, token_time], dim=1)
-        buckets = None
+        gaps = None
         if self.config.relative_bias is RelativeBias.POSITION_TIME:
-            buckets = time_buckets(reading_time(token_time, token_kind), time, self.bucket_starts)
+            gaps = TimeGaps(reading_time(token_time, token_kind), time, self.bucket_starts)
         kept = []
         for index, block in enumerate(self.blocks):
-            x, key, value = block(x, mask, buckets, None if past is None else past.blocks[index])
+            x, key, value = block(x, mask, gaps, None if past is None else past.blocks[index], key_mask=key_mask)
             kept.append((key, value))
         return self.final_norm(x), Past(kept, time)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from oneranker.layers import merge_heads, split_heads, take
 
 TIME_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # natural-log units per time bucket
+LARGEST_GAP = 2**31 - 2  # seconds; a longer gap counts as this one
 SILU_ATTENTION = "rec::SiluAttention"  # custom-domain node; its portable body lives in export/silu_attention.py
 
 
@@ -21,15 +23,6 @@ def silu_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scal
 
     Shapes: query [B, H, Q, E], key, value [B, H, S, E], mask broadcast to [B, H, Q, S] -> [B, H, Q, E]
     """
-    if torch.compiler.is_exporting():
-        return torch.onnx.ops.symbolic(
-            SILU_ATTENTION,
-            [query, key, value, mask],
-            {"scale": scale},
-            dtype=query.dtype,
-            shape=query.shape,
-            version=1,
-        )
     return (F.silu(query @ key.transpose(-1, -2) + mask) * scale) @ value
 
 
@@ -47,16 +40,32 @@ def bucket_starts() -> Tensor:
 
 
 def time_buckets(query_time: Tensor, key_time: Tensor, starts: Tensor) -> Tensor:
-    """Log-bucket of |query_time - key_time|: fp32 logarithm for a first guess, integers for the truth.
+    """Log-bucket of |query_time - key_time|: a logarithm finds the nearest edge, integers say on which side.
 
-    Two engines round a logarithm differently; one comparison with the integer bucket edges makes every engine agree.
+    Two engines round a logarithm differently; one comparison with the integer bucket edge makes every engine agree.
 
     Shapes: query_time int64 [B, Q], key_time int64 [B, S], starts int32 [129+1] -> int32 [B, Q, S]
     """
-    gap = (query_time[:, :, None] - key_time[:, None, :]).abs().clamp(max=2**31 - 2).to(torch.int32)  # [B, Q, S]
-    guess = (gap.clamp(min=1).float().log() / BUCKET_WIDTH).to(torch.int32).clamp(max=TIME_BUCKETS - 1)
-    above, below = gap >= take(starts, guess + 1), gap < take(starts, guess)  # never at the last and the first bucket
-    return guess + above.to(torch.int32) - below.to(torch.int32)
+    gap = (query_time[:, :, None] - key_time[:, None, :]).abs().clamp(max=LARGEST_GAP).to(torch.int32)  # [B, Q, S]
+    edge = (gap.float().clamp(min=1).log() / BUCKET_WIDTH + 0.5).to(torch.int32)
+    return edge - (gap < take(starts, edge)).to(torch.int32)
+
+
+class TimeGaps:
+    """From when each row looks back, and when each key happened; the buckets are found once, for all layers.
+
+    Shapes: query_time int64 [B, Q], key_time int64 [B, S], starts int32 [129+1]
+    """
+
+    def __init__(self, query_time: Tensor, key_time: Tensor, starts: Tensor) -> None:
+        self.query_time = query_time
+        self.key_time = key_time
+        self.starts = starts
+
+    @cached_property
+    def buckets(self) -> Tensor:
+        """int32 [B, Q, S]."""
+        return time_buckets(self.query_time, self.key_time, self.starts)
 
 
 class RelativeAttentionBias(nn.Module):
@@ -77,28 +86,30 @@ class RelativeAttentionBias(nn.Module):
     def forward(self, queries: int, keys: int, buckets: Tensor | None) -> Tensor | None:
         if self.mode is RelativeBias.NONE:
             return None
-        bias = self._by_position(queries, keys)[None, None]
+        bias = self.by_position(queries, keys)
         if buckets is not None and self.mode is RelativeBias.POSITION_TIME:
             bias = bias + take(self.time, buckets)[:, None]
         return bias
 
-    def _by_position(self, queries: int, keys: int) -> Tensor:
+    def by_position(self, queries: int, keys: int) -> Tensor:
         """Row r is the table shifted right by r: one expand and two reshapes instead of an S x S gather.
 
         A row of 2S numbers repeated and cut to lines of 2S-1 slips by one each line (the relative shift).
+
+        Shapes: -> [1, 1, Q, S]
         """
         middle = self.max_history - 1
         right = self.position[middle : middle + keys]  # j - i = 0 .. S-1
         left = self.position[middle - keys + 1 : middle]  # j - i = -(S-1) .. -1
         line = torch.cat([right, right[:1], left])  # [2S]; the middle cell is never read
         shifted = line.expand(keys, 2 * keys).reshape(-1)[: keys * (2 * keys - 1)].reshape(keys, 2 * keys - 1)
-        return shifted[keys - queries :, :keys]  # [Q, S]
+        return shifted[None, None, keys - queries :, :keys]
 
 
 class HSTUBlock(nn.Module):
     """One HSTU layer: SiLU on u, v, q, k; SiLU attention over n; gate; no feed-forward (HSTU Eq. 1-3).
 
-    Shapes: x [B, Q, D], mask additive [B, 1, Q, S] without bias, buckets int32 [B, Q, S],
+    Shapes: x [B, Q, D], mask additive [1 or B, 1, Q, S] and key_mask additive [B, 1, 1, S], both without bias,
         past key, value [B, H, S-Q, E] of the tokens before x -> y [B, Q, D], key, value [B, H, S, E]
     """
 
@@ -117,15 +128,38 @@ class HSTUBlock(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(
-        self, x: Tensor, mask: Tensor, buckets: Tensor | None, past: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        gaps: TimeGaps | None,
+        past: tuple[Tensor, Tensor] | None = None,
+        *,
+        key_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         u, v, q, k = F.silu(self.input(self.norm(x))).chunk(4, dim=-1)
-        key, value = split_heads(k, self.heads), split_heads(v, self.heads)
+        query, key, value = (split_heads(part, self.heads) for part in (q, k, v))
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        bias = self.bias(x.shape[1], key.shape[2], buckets)
-        mixed = silu_attention(
-            split_heads(q, self.heads), key, value, mask if bias is None else mask + bias, self.scale
-        )
+        if torch.compiler.is_exporting():
+            assert key_mask is not None, "graphs are exported from Generator.forward, which has one"
+            mixed = self._attention_node(query, key, value, mask, key_mask, gaps)
+        else:
+            bias = self.bias(query.shape[2], key.shape[2], None if gaps is None else gaps.buckets)
+            for part in (bias, key_mask):
+                mask = mask if part is None else mask + part
+            mixed = silu_attention(query, key, value, mask, self.scale)
         gated = self.dropout(u * self.output_norm(merge_heads(mixed)))
         return x + self.output(gated), key, value
+
+    def _attention_node(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, key_mask: Tensor, gaps: TimeGaps | None
+    ) -> Tensor:
+        """The same in a graph: one node that is handed the parts of the bias, so that no [B, S, S] need ever exist."""
+        inputs = [query, key, value, mask, key_mask]
+        if self.bias.mode is not RelativeBias.NONE:
+            inputs[3] = mask + self.bias.by_position(query.shape[2], key.shape[2])
+        if gaps is not None and self.bias.mode is RelativeBias.POSITION_TIME:
+            inputs += [gaps.query_time, gaps.key_time, gaps.starts, self.bias.time]
+        return torch.onnx.ops.symbolic(
+            SILU_ATTENTION, inputs, {"scale": self.scale}, dtype=query.dtype, shape=query.shape, version=1
+        )

@@ -115,8 +115,7 @@ class OnnxStage:
             session = onnxruntime.InferenceSession(str(path), _settings(threads), [provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError(
-                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load this graph ({error}). "
-                "Rebuild with `python -m export.build --stage all`."
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load this graph ({error}). {next_step(error)}"
             ) from error
         if (found := session.get_providers()[0]) != provider:
             raise DeviceError(f"{name}: the session runs on {found}, expected {provider}. Ask for device='cpu'.")
@@ -205,6 +204,16 @@ def provider_of(device: str) -> str:
             f"{', '.join(PROVIDERS)}. Ask for device='cpu'."
         )
     return PROVIDERS[device]
+
+
+def next_step(error: Exception) -> str:
+    """What helps where ONNX Runtime refuses a graph, by its own words."""
+    if unknown := re.search(r"(\w+):(\w+)\(-?\d+\) is not a registered function/op", str(error)):
+        return (
+            f"{unknown[1]}::{unknown[2]} has neither a function body in this graph nor a kernel in this ONNX Runtime. "
+            "Rebuild with `python -m export.build --stage all`, which writes the body."
+        )
+    return "Rebuild with `python -m export.build --stage all`."
 
 
 def _check_graph(stage: str, kind: str, specs: Sequence[TensorSpec], found: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +11,18 @@ from tiny import tiny_source
 from export import fingerprint
 from export.fingerprint import NO_STAGE_FIELDS, STAGE_FIELDS, imported_files, stage_fingerprint
 from export.model_source import ModelSource
-from export.settings import Precision
+from export.settings import GraphSettings, Precision
 from export.stages import stage_specs
 from oneranker.config import OneRankerConfig, RelativeBias, TaskMask
 from runtime.manifest import STAGES
 
 
 def fingerprints(
-    source: ModelSource, config: OneRankerConfig | None = None, precision: Precision = Precision.FP32
+    source: ModelSource, config: OneRankerConfig | None = None, precision: Precision = Precision.FP32, **settings: Any
 ) -> dict[str, str]:
     config = config or source.model.config
-    specs = stage_specs(config, precision)
-    return {name: stage_fingerprint(getattr(source.model, name), specs[name], config, precision) for name in STAGES}
+    specs, graph = stage_specs(config, precision), GraphSettings(precision=precision, **settings)
+    return {name: stage_fingerprint(getattr(source.model, name), specs[name], config, graph) for name in STAGES}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -51,6 +52,20 @@ def test_one_changed_weight_changes_the_stage_that_holds_it_and_no_other(weight:
     with torch.no_grad():
         source.model.state_dict()[weight].view(-1)[-1].add_(1e-3)
     assert changed(before, fingerprints(source)) == stages
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "stages"),
+    [
+        ("attention_block", 16, {"generator"}),
+        ("attention_block", 20, set()),  # as long as the tiny history: one block, as before
+        ("keep_fp32", ("ranker.layer.feed",), {"ranker"}),
+        ("keep_bf16", ("enhancer", "generator.blocks.1"), {"enhancer", "generator"}),
+    ],
+)
+def test_a_setting_of_one_stages_graph_changes_no_other(setting: str, value: Any, stages: set[str]) -> None:
+    source = tiny_source()
+    assert changed(fingerprints(source), fingerprints(source, **{setting: value})) == stages
 
 
 @pytest.mark.parametrize(

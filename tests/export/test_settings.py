@@ -27,6 +27,7 @@ from runtime.errors import BuildError
         ["--workspace-mib", "0"],
         ["--builder-level", "-1"],
         ["--attention-block", "-1"],
+        ["--attention-block", "15"],
         ["--compute-capability", "8.9,sm120"],
         ["--no-such-flag"],
     ],

@@ -5,15 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
 
 from export.settings import OPSET, Precision
-from export.silu_attention import function_body
 from export.stages import stage_specs
 from oneranker.config import PRESETS, RetrieverMode
-from oneranker.hstu import silu_attention
 from runtime.manifest import STAGES, Manifest
 
 Rows = list[tuple[str, str, list[int | str]]]
@@ -122,11 +118,9 @@ def test_opset_is_23_and_the_stamp_names_stage_precision_and_fingerprint(tiny_bu
     assert {row.version for row in model.opset_import if row.domain == ""} == {23}
     stamp = {row.key: row.value for row in model.metadata_props}
     fingerprint = Manifest.read(tiny_bundle).stages[stage].fingerprint
-    assert stamp == {
-        "oneranker.stage": stage,
-        "oneranker.precision": "fp32",
-        "oneranker.fingerprint": fingerprint,
-    }
+    told = {"stage": stage, "precision": "fp32", "fingerprint": fingerprint}
+    told |= {"attention_block": "0"} if stage == "generator" else {}  # 512 rows hold all of the tiny S
+    assert stamp == {f"oneranker.{key}": value for key, value in told.items()}
     assert model.producer_name == "oneranker"
 
 
@@ -150,27 +144,6 @@ def test_hstu_attention_is_one_custom_node_per_layer_with_a_portable_body(tiny_b
 def test_softmax_attention_is_one_attention_node_each(tiny_bundle: Path) -> None:
     counts = {stage: sum(n.op_type == "Attention" for n in load(tiny_bundle, stage).graph.node) for stage in STAGES}
     assert counts == {"generator": 0, "enhancer": 4, "retriever": 0, "ranker": 2}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_the_body_of_silu_attention_answers_as_the_model_does(dtype: torch.dtype) -> None:
-    query, key, value = (torch.randn(2, 3, size, 8).to(dtype) for size in (5, 7, 7))
-    mask = torch.where(torch.rand(2, 1, 5, 7) < 0.3, -1e4, torch.randn(2, 1, 5, 7)).to(dtype)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(str(dtype).removeprefix("torch.")))
-    feed = {"query": query, "key": key, "value": value, "mask": mask}
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("SiluAttention", list(feed), ["mixed"], domain="rec", scale=0.05)],
-        "one",
-        [onnx.helper.make_tensor_value_info(name, kind, list(t.shape)) for name, t in feed.items()],
-        [onnx.helper.make_tensor_value_info("mixed", kind, [2, 3, 5, 8])],
-    )
-    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("rec", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[function_body()], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {name: t.numpy() for name, t in feed.items()})[0])
-    expected = silu_attention(query, key, value, mask, 0.05)
-    assert torch.allclose(found.float(), expected.float(), atol=1e-6 if dtype == torch.float32 else 2e-3)
 
 
 def test_tables_of_the_catalogue_are_gathered_from_and_never_cast_or_copied(tiny_bundle: Path) -> None:

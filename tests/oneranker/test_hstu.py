@@ -16,6 +16,7 @@ from oneranker.hstu import (
     TIME_BUCKETS,
     HSTUBlock,
     RelativeAttentionBias,
+    TimeGaps,
     bucket_starts,
     silu_attention,
     time_buckets,
@@ -134,7 +135,7 @@ def test_block_is_the_papers_equations_head_by_head(mode: RelativeBias) -> None:
     time = torch.randint(0, 10**6, (2, S), generator=generator).sort(dim=1).values
     reading = torch.cat([time[:, 1:], time[:, -1:]], dim=1)
     mask = masks.additive(masks.causal(S), torch.float64)
-    got, _, _ = block(x, mask, time_buckets(reading, time, bucket_starts()))
+    got, _, _ = block(x, mask, TimeGaps(reading, time, bucket_starts()))
     for request in range(2):
         assert_close(got[request], naive_block(block, mode, x[request], reading[request], time[request]), 1e-10)
 
