@@ -22,7 +22,7 @@ from oneranker.config import OneRankerConfig
 from runtime.manifest import STAGES
 
 _ROOT = Path(__file__).resolve().parent.parent
-_EXPORTER = ("onnx_from_stage", "precision", "silu_attention", "stages")  # what turns a stage into a graph
+_EXPORTER = ("islands", "onnx_from_stage", "precision", "silu_attention", "stages")  # what turns a stage into a graph
 _ENGINE = ("engine_from_onnx", "engine_kernels", "engine_log", "engine_precision", "engine_report", "profiles")
 _TOOLS = ("torch", "onnx", "onnxscript")
 # Fields of the config that the code of a stage reads. Those of no stage shape the training or the static masks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,10 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 from torch.export import Dim
 
+from export.islands import kept_modules
 from export.precision import prove_precision
 from export.settings import MIN_HISTORY, OPSET, GraphSettings
 from export.silu_attention import add_body, blocks
@@ -36,13 +39,14 @@ def export_stage(
         BuildError: The graph is not what the table says, or too large for one file.
     """
     graph = _traced(model, spec)
+    _name_weights(graph, model, spec.name)
     _name_dims(graph, spec)
     stamp = {"stage": spec.name, "precision": settings.precision.value, "fingerprint": fingerprint}
     if add_body(graph, settings.attention_block, model.config.max_history):
         one_block = blocks(settings.attention_block, model.config.max_history) == 1
         stamp["attention_block"] = str(0 if one_block else settings.attention_block)
     _stamp(graph, stamp)
-    prove_precision(graph, spec, settings.precision)
+    prove_precision(graph, spec, settings.precision, kept_modules(model, settings.of_stage(spec.name)))
     if (size := graph.ByteSize()) > LARGEST:
         raise BuildError(
             f"{spec.name}: the graph takes {size} bytes, expected at most {LARGEST} (protobuf's limit). "
@@ -89,6 +93,29 @@ def _dynamic(row: TensorSpec, dims: dict[str, Any]) -> dict[int, Any]:
         if letters:
             out[axis] = dims[letters[0]] + constant if constant else dims[letters[0]]
     return out
+
+
+def _name_weights(graph: onnx.ModelProto, model: OneRanker, stage: str) -> None:
+    """Give the transposed weights, which the exporter numbers, the names of the parameters they come from."""
+    names: dict[bytes, list[str]] = {}
+    for name, tensor in getattr(model, stage).named_parameters(prefix=stage):
+        if tensor.dim() == 2:
+            names.setdefault(_digest(tensor.T), []).append(name)
+    taken = {row.name for row in graph.graph.initializer}
+    renamed = {}
+    for row in graph.graph.initializer:
+        if len(row.dims) == 2 and not row.name.startswith(f"{stage}."):
+            found = names.get(_digest(torch.from_numpy(onnx.numpy_helper.to_array(row).copy())), [])
+            if len(found) == 1 and found[0] not in taken:
+                renamed[row.name] = row.name = found[0]
+                taken.add(row.name)
+    for node in graph.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _digest(tensor: Tensor) -> bytes:
+    shape = f"{tensor.dtype} {list(tensor.shape)}".encode()
+    return hashlib.sha256(shape + tensor.detach().contiguous().numpy().tobytes()).digest()
 
 
 def _name_dims(graph: onnx.ModelProto, spec: StageSpec) -> None:

@@ -35,7 +35,8 @@ class OneRanker(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.enhancer.task_tokens.dtype
+        """Of what passes between the stages; a module inside one may have another."""
+        return self.item_encoder.output.weight.dtype
 
     def forward(self, batch: dict[str, Tensor], index: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every tensor of design's stage table, by its name, and `scores` fp32 [B, C]."""
