@@ -22,6 +22,7 @@ from export.engine_module import cuda_device
 from export.engine_plans import EngineBuild, note_verified, write_plan
 from export.engine_report import NOT_RUN
 from export.fingerprint import digest_of, files_digest, imported_files, stage_fingerprint, versions
+from export.islands import Kept, kept_modules
 from export.item_index import write_item_index
 from export.model_source import ModelSource, read_source
 from export.onnx_from_stage import export_stage
@@ -60,6 +61,7 @@ class Plan:
     specs: Mapping[str, StageSpec]
     fingerprints: Mapping[str, str]
     engines: EngineBuild | None
+    kept: Kept
 
 
 def assemble(settings: BuildSettings) -> BuildReport:
@@ -92,9 +94,12 @@ def assemble(settings: BuildSettings) -> BuildReport:
 
 
 def _plan(settings: BuildSettings) -> Plan:
+    if (path := settings.check_requests) is not None and not path.is_file():
+        raise BuildError(f"--check-requests {path}: no such file, expected one JSON request a line. Correct the path.")
     with step("weights"):
         source = read_source(settings)
         config = source.model.config
+        kept = kept_modules(source.model, settings.graph)
         specs = stage_specs(config, settings.precision)
         fingerprints = {
             name: stage_fingerprint(getattr(source.model, name), spec, config, settings.graph)
@@ -102,7 +107,7 @@ def _plan(settings: BuildSettings) -> Plan:
         }
         profile = profile_of(settings, config)
     engines = EngineBuild.of(settings, config, specs, profile)
-    return Plan(settings, source, profile, specs, fingerprints, engines)
+    return Plan(settings, source, profile, specs, fingerprints, engines, kept)
 
 
 def _write_stages(plan: Plan, old: OldBundle, folder: Path, report: BuildReport) -> None:
@@ -115,7 +120,7 @@ def _write_stages(plan: Plan, old: OldBundle, folder: Path, report: BuildReport)
             if not reused:
                 if plan.settings.stage not in ("all", name):
                     raise BuildError(_not_asked_for(plan, old, name))
-                model = model or in_precision(plan.source.model, plan.settings.precision)
+                model = model or in_precision(plan.source.model, plan.settings.precision, plan.kept)
                 export_stage(
                     model, plan.specs[name], plan.settings.graph, plan.fingerprints[name], _graph(folder, name)
                 )
@@ -212,6 +217,7 @@ def _proof(
             "files": [manifest.items.version, manifest.tokenizer.sha256, manifest.masks.sha256],
             "profile": plan.profile.ranges(),
             "seed": plan.settings.seed,
+            "requests": file_sha256(path) if (path := plan.settings.check_requests) else "",
             "engine": importlib.metadata.version(ENGINE),
             "plans": {name: row.plan.sha256 for name, row in manifest.stages.items() if row.plan},
             "device": cuda_device().capability if plan.engines else "",
@@ -232,6 +238,8 @@ def _proof(
                 tokenizer=source.tokenizer,
                 specs=plan.specs,
                 precision=plan.settings.precision,
+                kept=plan.kept,
+                requests=plan.settings.check_requests,
                 profile=plan.profile,
                 seed=plan.settings.seed,
             )

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="query rows per block of the generator's attention, 0 for one block (default: %(default)s)")  # fmt: skip
     for kept in ("fp32", "bf16"):
         add(f"--keep-{kept}", type=_words, default=(), metavar="A,B", help=f"modules whose inside stays {kept}")
+    add("--check-requests", type=Path, metavar="FILE", help="real requests to verify with, one JSON object a line")
     add("--workspace-mib", type=int, help="most scratch memory that an engine's builder may plan with")
     add("--builder-level", type=int, help="how hard an engine's builder tries, from 0")
     add("--timing-cache", type=Path, metavar="FILE", help="TensorRT alone: read, and written after the build")

@@ -79,6 +79,7 @@ class BuildSettings:
     attention_block: int = 512  # query rows per block of HSTU's causal attention; 0: one block
     keep_fp32: tuple[str, ...] = ()  # modules whose inside stays fp32, such as "ranker.layer.feed"
     keep_bf16: tuple[str, ...] = ()  # the same in bf16
+    check_requests: Path | None = None  # real requests to verify with, beside the random ones
     max_items: int = 10_000_000  # N of an engine's profiles
     workspace_mib: int | None = None  # None: the engine's own limit
     builder_level: int | None = None  # None: the engine's own level

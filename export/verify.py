@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
@@ -16,11 +17,13 @@ from export import parity
 from export.bundle import GRAPH
 from export.engine_report import NOT_RUN
 from export.engine_stages import open_engines
+from export.islands import Kept
+from export.overflow import PeakMeter
 from export.parity import Array, CandidateLists, StageParity, compare_lists
-from export.precision import in_precision
+from export.precision import in_precision, types_report
 from export.settings import Precision, Profile
 from export.stages import TORCH_DTYPES, StageModule, StageSpec, static_masks
-from export.verify_requests import random_batches
+from export.verify_requests import batches_of_file, random_batches
 from oneranker import masks
 from oneranker.catalogue import Catalogue
 from oneranker.model import OneRanker
@@ -48,6 +51,8 @@ class Subject:
     precision: Precision
     profile: Profile
     seed: int
+    kept: Kept = field(default_factory=dict)  # modules of another type, as in the graphs
+    requests: Path | None = None  # real ones beside the random ones, a JSON object a line
 
 
 def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None = None) -> dict[str, Any]:
@@ -64,13 +69,18 @@ def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None
         name: OnnxStage.load(name, folder / name / GRAPH, s.inputs, s.outputs) for name, s in subject.specs.items()
     }
     batches = random_batches(subject.tokenizer, subject.catalogue, subject.profile, subject.seed)
+    if subject.requests is not None:
+        batches += batches_of_file(subject.requests, subject.tokenizer, subject.catalogue, subject.profile)
     with torch.inference_mode(), open_engines(subject.specs, folder, plans or {}) as (engines, where):
         runs = {"graph": _Run(graphs)} | ({"engine": _Run(engines)} if engines else {})
-        comparison = _Comparison(subject, runs, ItemIndex.read(folder / "items"))
+        meters = _meters(subject, folder)
+        comparison = _Comparison(subject, runs, ItemIndex.read(folder / "items"), meters)
         for tokens in batches:
             comparison.add(tokens)
     for graph in graphs.values():
         graph.close()
+    if over := list(filter(None, (meter.failure() for meter in meters.values()))):
+        raise ParityError(f"verification: {' '.join(over)} Nothing was written.")
     if failures := [line for name, run in runs.items() for line in run.failures(name)]:
         raise ParityError(
             f"verification: {'; '.join(failures)} (graph or engine against eager PyTorch, at most {parity.SLACK:g}x "
@@ -83,11 +93,23 @@ def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None
         "requests": {"tokens": lengths, "seed": subject.seed},
         **runs["graph"].to_json(),
     }
+    for name, spec in subject.specs.items():
+        row = proof["stages"][name]
+        row["types"] = types_report(onnx.load(folder / spec.name / GRAPH), subject.precision)
+        if name in meters:
+            row["activations"] = meters[name].to_json()
     if plans:
         if not engines:
             logger.warning("the engines were %s: %s", NOT_RUN, where)
         proof["engine"] = {"device": where, **runs["engine"].to_json()} if engines else {NOT_RUN: where}
     return proof
+
+
+def _meters(subject: Subject, folder: Path) -> dict[str, PeakMeter]:
+    """Per stage what looks for overflows; fp32 and bf16 have room for any activation."""
+    if subject.precision is not Precision.FP16:
+        return {}
+    return {name: PeakMeter.open(name, folder / name / GRAPH, subject.kept) for name in subject.specs}
 
 
 class _Run:
@@ -109,12 +131,15 @@ class _Run:
 class _Comparison:
     """The reference model, the same model in the graphs' precision, and every run of the stages."""
 
-    def __init__(self, subject: Subject, runs: Mapping[str, _Run], written: ItemIndex) -> None:
+    def __init__(
+        self, subject: Subject, runs: Mapping[str, _Run], written: ItemIndex, meters: Mapping[str, PeakMeter]
+    ) -> None:
         self.runs = runs
+        self.meters = meters
         self.least = subject.profile.S[0]
         self.specs = subject.specs
         self.reference = subject.model
-        self.plain = in_precision(subject.model, subject.precision)
+        self.plain = in_precision(subject.model, subject.precision, subject.kept)
         self.random = torch.Generator().manual_seed(subject.seed)
         self.index = subject.index
         self.written = {name: torch.tensor(table) for name, table in written.tables.items() if name in self.index}
@@ -138,6 +163,8 @@ class _Comparison:
         cast = self._cast(index)
         plain = inputs | (real if self.plain is self.reference else self.plain(self._cast(batch), cast))
         eager = {name: self._run_eager(name, real) for name in STAGES}
+        for name, meter in self.meters.items():
+            meter.add(self._arrays(name, real | self.written))
         for run in self.runs.values():
             chain = inputs | self.written
             for name in STAGES:
@@ -163,8 +190,10 @@ class _Comparison:
         return {row.name: tensors[row.name].to(TORCH_DTYPES[row.dtype]) for row in self.specs[name].inputs}
 
     def _run_stage(self, stage: Stage, tensors: Named) -> Named:
-        feed = {key: tensor.contiguous().numpy() for key, tensor in self._feed(stage.name, tensors).items()}
-        return {key: torch.from_numpy(array) for key, array in stage.run(feed).items()}
+        return {key: torch.from_numpy(array) for key, array in stage.run(self._arrays(stage.name, tensors)).items()}
+
+    def _arrays(self, name: str, tensors: Named) -> dict[str, Array]:
+        return {key: tensor.contiguous().numpy() for key, tensor in self._feed(name, tensors).items()}
 
     def _run_eager(self, name: str, tensors: Named) -> Named:
         """The stage in the graph's precision on the reference's inputs; in fp32 that is the reference itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy as np
 from export.settings import MIN_HISTORY, Profile
 from oneranker.catalogue import Catalogue
 from oneranker.synthetic import START
-from oneranker.token_fields import Field
+from oneranker.token_fields import Field, TokenError
 from oneranker.tokens import SimpleItemLookup, Tokenizer, Tokens
+from runtime.errors import FeedError
+from runtime.recommend import read_requests
 
 SHORT = 64  # tokens of the batch with mixed lengths
 
@@ -53,6 +56,22 @@ def random_batches(tokenizer: Tokenizer, catalogue: Catalogue, profile: Profile,
     short = min(SHORT, longest)
     mixed = [short, max(MIN_HISTORY, short // 2), MIN_HISTORY, max(MIN_HISTORY, short - 1)][: profile.B[2]]
     return [[tokens(longest)], [tokens(length) for length in mixed]]
+
+
+def batches_of_file(path: Path, tokenizer: Tokenizer, catalogue: Catalogue, profile: Profile) -> list[list[Tokens]]:
+    """Real requests, one JSON object a line as `runtime.recommend` reads them, in batches of the profile's size.
+
+    Raises:
+        FeedError: The file cannot be read, or a line is no request for this tokenizer.
+    """
+    lookup = SimpleItemLookup(catalogue.ids, catalogue.item_fields)
+    rows = []
+    for request, line in zip(*read_requests(path), strict=True):
+        try:
+            rows.append(tokenizer.encode(request, lookup, profile.S[2]))
+        except TokenError as error:
+            raise FeedError(f"{path} line {line}: {error}") from error
+    return [rows[begin : begin + profile.B[2]] for begin in range(0, len(rows), profile.B[2])]
 
 
 def _values(fields: tuple[Field, ...], generator: np.random.Generator) -> dict[str, Any]:
