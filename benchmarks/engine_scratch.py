@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -66,9 +66,8 @@ def measure(settings: BuildSettings, batch: int) -> dict[str, Any]:
     forms = []
     with tempfile.TemporaryDirectory() as folder:
         for block in (settings.attention_block, 0):
-            form: dict[str, Any] = {"attention_block": block}
             graph = Path(folder) / f"block-{block}" / STAGE / "model.onnx"
-            export_stage(model, spec, settings.precision, "", graph, **form)
+            export_stage(model, spec, replace(settings.graph, attention_block=block), "", graph)
             forms.append(_form(module, graph, profile, settings, block))
     blocked, unblocked = forms
     told = blocked.scratch_bytes is not None and unblocked.scratch_bytes is not None

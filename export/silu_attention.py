@@ -38,13 +38,14 @@ _CONSTANTS = f"""
     scale_x = CastLike(scale, query)
     key_t = Transpose<perm = [0, 1, 3, 2]>(key)
 """
-# A zero that hangs on another tensor: nothing that is added to it can be computed before that tensor is. `Less` is
-# false for whatever there is, NaN included; an empty tensor sums to 0.
+# A zero that hangs on another tensor: nothing that it is added to can be computed before that tensor is. No absolute
+# value is below -1, neither NaN's nor that of the sum of an empty block, whatever a kernel makes of it.
 _TURN = """
     corner_{i} = Slice({after}, zeros, ones, axes)
     corner_fp32_{i} = Cast<to = 1>(corner_{i})
-    square_{i} = ReduceSumSquare<keepdims = 0>(corner_fp32_{i})
-    never_{i} = Less(square_{i}, minus_one)
+    sum_{i} = ReduceSum<keepdims = 0>(corner_fp32_{i})
+    size_{i} = Abs(sum_{i})
+    never_{i} = Less(size_{i}, minus_one)
     turn_{i} = CastLike(never_{i}, query)
     turn_time_{i} = Cast<to = 7>(never_{i})
 """
@@ -120,7 +121,7 @@ def _cuts(i: int, count: int, block: int, timed: bool) -> str:
     lines = []
     if count > 1:
         lines.append(f"first_{i} = Constant<value_ints = [{i * block}]>()")
-        lines.append(f"size_{i} = Constant<value_ints = [{block}]>()")
+        lines.append(f"rows_{i} = Constant<value_ints = [{block}]>()")
         lines.append(f"stop_{i} = Constant<value_ints = [{_END if last else (i + 1) * block}]>()")
 
     def rows(name: str, source: str, axis: int) -> None:
@@ -128,7 +129,7 @@ def _cuts(i: int, count: int, block: int, timed: bool) -> str:
             lines.append(f"{name}_{i} = Identity({source})")
         else:  # in two steps: from one, engines conclude that the block may have as many rows as the whole history
             lines.append(f"{name}_from_{i} = Slice({source}, first_{i}, end, axis_{axis})")
-            lines.append(f"{name}_{i} = Slice({name}_from_{i}, start, size_{i}, axis_{axis})")
+            lines.append(f"{name}_{i} = Slice({name}_from_{i}, start, rows_{i}, axis_{axis})")
 
     def columns(name: str, source: str, axis: int) -> None:
         cut = f"Identity({source})" if last else f"Slice({source}, start, stop_{i}, axis_{axis})"

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import engine_scratch
 from benchmarks.engine_scratch import main
+from export.settings import GraphSettings
 
 
 @pytest.mark.trt
@@ -17,17 +18,17 @@ def test_both_forms_are_built_for_the_largest_profile_and_compared_on_one_line(
 ) -> None:
     exported = []
 
-    def export(model, spec, precision, fingerprint, path: Path, *, attention_block: int) -> None:
-        exported.append((spec.name, precision.value, attention_block))
+    def export(model, spec, settings: GraphSettings, fingerprint, path: Path) -> None:
+        exported.append((spec.name, settings.precision.value, settings.attention_block))
         path.parent.mkdir(parents=True)
         shutil.copyfile(tiny_fp16_bundle / "generator" / "model.onnx", path)
 
     monkeypatch.setattr(engine_scratch, "export_stage", export)
     results = tmp_path / "results.jsonl"
-    code = main(["--preset", "tiny", "--attention-block", "8", "--batch", "4", "--results", str(results)])
+    code = main(["--preset", "tiny", "--attention-block", "16", "--batch", "4", "--results", str(results)])
     line = capsys.readouterr().out
     assert code == 0
-    assert exported == [("generator", "fp16", 8), ("generator", "fp16", 0)]
+    assert exported == [("generator", "fp16", 16), ("generator", "fp16", 0)]
     assert results.read_text() == line
     row = json.loads(line)
     assert row["largest"] == {"B": 4, "S": 20}

@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from export.onnx_from_stage import export_stage
 from export.precision import in_precision
-from export.settings import Precision
+from export.settings import GraphSettings, Precision
 from export.stages import stage_specs
 from oneranker.config import PRESETS, RetrieverMode
 from oneranker.model import OneRanker
@@ -84,7 +84,7 @@ def test_a_retriever_with_fewer_paths_than_candidates_has_too(mode: RetrieverMod
     model = in_precision(OneRanker(config).eval(), Precision.FP16)
     spec = stage_specs(config, Precision.FP16)["retriever"]
     with torch.inference_mode():
-        export_stage(model, spec, Precision.FP16, "", tmp_path / "model.onnx")
+        export_stage(model, spec, GraphSettings(precision=Precision.FP16), "", tmp_path / "model.onnx")
     assert without_kernel(onnx.load(tmp_path / "model.onnx")) == []
 
 
