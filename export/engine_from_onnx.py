@@ -174,6 +174,8 @@ def _configure(trt: ModuleType, stage: str, config: Any, options: EngineOptions)
             config.set_compute_capability(known[word], place)
     if options.timing_cache is not None:
         _read_timing_cache(trt, stage, config, options.timing_cache)
+    if trt.__name__ == "tensorrt_rtx":  # else a context may allocate while it runs, and no CUDA graph can hold that
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _read_timing_cache(trt: ModuleType, stage: str, config: Any, path: Path) -> None:

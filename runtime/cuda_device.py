@@ -81,7 +81,13 @@ class CudaDevice:
         return cls(cuda, ordinal)
 
     def activate(self) -> None:
+        """Make this device the thread's, and let no capture of another thread forbid what this one does.
+
+        ONNX Runtime captures in global mode: meanwhile an allocation in any other thread would fail, and spoil the
+        graph, unless that thread has said that captures elsewhere are none of its business.
+        """
         self._do("cudaSetDevice", self.ordinal)
+        self._do("cudaThreadExchangeStreamCaptureMode", self._mode.cudaStreamCaptureModeThreadLocal)
 
     def allocate(self, size: int) -> int:
         error, begin = self._cuda.cudaMalloc(size)

@@ -140,8 +140,9 @@ def missing_libraries() -> list[str]:
 class CudaBinding:
     """One session tied to device addresses; `run` enqueues on the device's stream and returns at once.
 
-    With a `graph` id the first run of a thread captures, and every later one replays: the id must belong to this
-    binding alone. Not run on a GPU.
+    With a `graph` id, which must belong to this binding alone, the first run is plain, so that memory is there before a
+    capture may not ask for it. The next run of a thread captures, and every later one replays. A capture that fails is
+    reported once; from then on its sizes run plain. Not run on a GPU.
     """
 
     def __init__(
@@ -155,17 +156,20 @@ class CudaBinding:
         key: str,
         counts: GraphCounts,
         graph: int | None,
+        refused: set[str],
     ) -> None:
+        """`key` names the sizes in `counts` and in `refused`, the keys that could not be captured."""
         import onnxruntime
 
         self.inputs: Mapping[str, Any] = inputs
         self.outputs: Mapping[str, Any] = outputs
         self._stage, self._device, self._key, self._counts = stage, device, key, counts
         self._session, self._graph = session, graph
+        self._refused = refused
+        self._warm = False
         self._captured: set[int] = set()  # threads: ONNX Runtime keeps a captured graph for each
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._options.add_run_config_entry("gpu_graph_id", NO_GRAPH if graph is None else str(graph))
+        self._plain = _run_options(onnxruntime, NO_GRAPH)
+        self._graphed = self._plain if graph is None else _run_options(onnxruntime, str(graph))
         self._binding = session.io_binding()
         for bind, tensors in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
             for name, tensor in tensors.items():
@@ -178,27 +182,41 @@ class CudaBinding:
         """Enqueue the stage once.
 
         Raises:
-            DeviceError: If ONNX Runtime stops, for want of memory or otherwise.
+            DeviceError: If ONNX Runtime stops, for want of memory or otherwise; once if no graph can be captured.
         """
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise self._stopped(error) from error
-        self._count()
+        thread = threading.get_ident()
+        if self._graph is None or not self._warm or self._key in self._refused:
+            self._enqueue(self._plain)
+            self._warm = True
+            self._counts.plain[self._key] += 1
+        elif thread in self._captured:
+            self._enqueue(self._graphed)
+            self._counts.replayed[self._key] += 1
+        else:
+            self._capture()
+            self._captured.add(thread)
+            self._counts.captured[self._key] += 1
 
     def close(self) -> None:
         """Drop the captured graph; a binding that nobody holds any more is closed by itself."""
         if self._graph is not None:
             self._finalizer()
 
-    def _count(self) -> None:
-        if self._graph is None:
-            self._counts.plain[self._key] += 1
-        elif (thread := threading.get_ident()) in self._captured:
-            self._counts.replayed[self._key] += 1
-        else:
-            self._captured.add(thread)
-            self._counts.captured[self._key] += 1
+    def _enqueue(self, options: Any) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding, options)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise self._stopped(error) from error
+
+    def _capture(self) -> None:
+        try:
+            self._enqueue(self._graphed)
+        except DeviceError as error:
+            self._refused.add(self._key)
+            raise DeviceError(
+                f"{self._key}: no CUDA graph could be captured: {error} Later calls of this size run without a graph; "
+                "call again, or load the bundle with cuda_graphs=False."
+            ) from error
 
     def _stopped(self, error: Exception) -> DeviceError:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
@@ -211,6 +229,14 @@ class CudaBinding:
             f"{self._stage}: ONNX Runtime stopped on {self._device.name} with {text} at {shapes}, expected a run. "
             f"{step}."
         )
+
+
+def _run_options(onnxruntime: Any, graph: str) -> Any:
+    """A run that waits for nothing, under the id of a graph."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    options.add_run_config_entry("gpu_graph_id", graph)
+    return options
 
 
 def _load_error(name: str, path: Path, device: Device, error: Exception, *, graphs: bool) -> Exception:

@@ -80,6 +80,7 @@ class OnnxStage:
         self.device = device
         self.placement = placement  # of the nodes; None on the host
         self.graph_counts = GraphCounts()
+        self.refused: set[str] = set()  # keys of bindings that could not be captured
         self._session = session
         self._graph_ids = itertools.count(1) if graphs else None  # one for each binding, never used again
         _check_graph(name, "input", self.inputs, session.get_inputs())
@@ -167,6 +168,7 @@ class OnnxStage:
             key=" ".join([self.name, *(f"{letter}={size}" for letter, size in letters.items())]),
             counts=self.graph_counts,
             graph=next(self._graph_ids) if captured and self._graph_ids is not None else None,
+            refused=self.refused,
         )
 
 

@@ -18,6 +18,7 @@ SOURCES = {
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 ONLY = {  # asked for behind `hasattr`, or of one module by name
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": "tensorrt_rtx",
     "ComputeCapability": "tensorrt_rtx",
     "EngineInvalidityDiagnostics": "tensorrt_rtx",
     "EngineValidity": "tensorrt_rtx",

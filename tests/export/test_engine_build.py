@@ -10,7 +10,7 @@ import pytest
 
 from export import engine_log, engine_plans
 from export.build import build_bundle, main
-from export.engine_from_onnx import BuiltEngine, EngineOptions, build_engine
+from export.engine_from_onnx import BuiltEngine, EngineOptions, _configure, build_engine
 from export.engine_precision import PrecisionProof
 from export.engine_report import EngineReport, ProfileReport
 from export.profiles import EngineProfile
@@ -44,6 +44,12 @@ def profiles_of(bundle: Path, stage: str, first: int = 2) -> list[EngineProfile]
 
 def tiny(bundle: Path, **settings) -> BuildSettings:
     return BuildSettings(preset="tiny", out=bundle, precision=Precision.FP16, **settings)
+
+
+def test_an_rtx_engine_allocates_nothing_while_it_runs_so_that_a_cuda_graph_can_hold_it(rtx) -> None:
+    config = rtx.Builder(engine_log.builder_log(rtx)).create_builder_config()
+    _configure(rtx, "generator", config, HALF)
+    assert config.get_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def test_every_stage_has_an_engine_that_the_manifest_describes(tiny_engine_bundle: Path, rtx) -> None:

@@ -35,10 +35,18 @@ def test_opening_takes_one_stream_that_waits_for_no_other(cuda: FakeCuda) -> Non
     assert cuda.calls == [
         ("cudaGetDeviceCount",),
         ("cudaSetDevice", 1),
+        ("cudaThreadExchangeStreamCaptureMode", "thread local"),
         ("cudaGetDeviceProperties", 1),
         ("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking),
     ]
     assert (device.name, device.compute_capability, device.stream) == ("cuda:1 (NVIDIA H200)", "9.0", 0x10000)
+
+
+def test_a_capture_in_another_thread_forbids_nothing_in_a_thread_that_activated_the_device(cuda: FakeCuda) -> None:
+    device = CudaDevice.open()
+    cuda.calls.clear()
+    device.activate()
+    assert cuda.calls == [("cudaSetDevice", 0), ("cudaThreadExchangeStreamCaptureMode", "thread local")]
 
 
 def test_memory_is_zeroed_on_the_stream_and_freed_by_its_address(cuda: FakeCuda) -> None:
@@ -163,7 +171,7 @@ def test_close_waits_then_frees_everything_once(cuda: FakeCuda) -> None:
     cuda.calls.clear()
     device.close()
     device.close()
-    assert cuda.names() == [
+    assert [name for name in cuda.names() if "Thread" not in name] == [
         "cudaSetDevice", "cudaStreamSynchronize", "cudaFree", "cudaFree", "cudaFreeHost", "cudaStreamDestroy",
     ]  # fmt: skip
     assert {call[1] for call in cuda.calls if call[0] == "cudaFree"} == set(kept)

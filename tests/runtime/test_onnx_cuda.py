@@ -204,20 +204,36 @@ def test_the_null_stream_is_refused_for_onnx_runtime_would_take_its_own(
         load(graph, device)
 
 
-def test_each_binding_captures_a_graph_of_its_own_once_and_then_replays(
+def test_each_binding_runs_plain_then_captures_a_graph_of_its_own_once_and_then_replays(
     onnxruntime: FakeOnnxruntime, device: HostDevice, graph: Path
 ) -> None:
     stage = load(graph, device, graphs=True)
     assert onnxruntime.sessions[0].options["enable_cuda_graph"] == "1"
     small, large = stage.bind(*tensors(device, 2)), stage.bind(*tensors(device, 4))
-    for binding in (small, small, large, small):
+    for binding in (small, large, small, small, large, small):
         binding.run()
     ids = [run["gpu_graph_id"] for run in onnxruntime.sessions[0].runs]
-    assert ids[0] == ids[1] == ids[3] != ids[2]
-    assert not {"-1", "0"} & set(ids), "-1 is no graph, 0 is the graph of everybody who names none"
-    assert stage.graph_counts.captured == {"adder B=2": 1, "adder B=4": 1}
+    assert ids[:2] == ["-1", "-1"], "a capture may ask for no memory: it must be there before"
+    assert ids[2] == ids[3] == ids[5] != ids[4]
+    assert not {"-1", "0"} & set(ids[2:]), "0 is the graph of everybody who names none"
+    assert stage.graph_counts.plain == {"adder B=2": 1, "adder B=4": 1}
+    assert stage.graph_counts.captured == stage.graph_counts.plain
     assert stage.graph_counts.replayed == {"adder B=2": 2}
-    assert not stage.graph_counts.plain
+
+
+def test_a_capture_that_fails_is_told_once_and_its_sizes_run_plain_from_then_on(
+    onnxruntime: FakeOnnxruntime, device: HostDevice, graph: Path
+) -> None:
+    stage, (inputs, outputs) = load(graph, device, graphs=True), tensors(device)
+    binding = stage.bind(inputs, outputs)
+    binding.run()
+    onnxruntime.stops = "CUDA failure 900"
+    with pytest.raises(DeviceError, match=r"adder B=2: no CUDA graph could be captured.*failure 900.*run without a"):
+        binding.run()
+    onnxruntime.stops = None
+    binding.run(), stage.bind(inputs, outputs).run()
+    assert {run["gpu_graph_id"] for run in onnxruntime.sessions[0].runs} == {"-1"}
+    assert stage.graph_counts.plain == {"adder B=2": 3}
 
 
 def test_runs_without_graphs_are_counted_as_plain(
@@ -233,7 +249,7 @@ def test_runs_without_graphs_are_counted_as_plain(
 def test_another_thread_captures_anew(onnxruntime: FakeOnnxruntime, device: HostDevice, graph: Path) -> None:
     stage = load(graph, device, graphs=True)
     binding = stage.bind(*tensors(device))
-    binding.run()
+    binding.run(), binding.run()
     thread = threading.Thread(target=binding.run)
     thread.start(), thread.join()
     assert stage.graph_counts.captured == {"adder B=2": 2}
@@ -244,10 +260,10 @@ def test_a_binding_that_nobody_holds_gives_its_graph_back(
 ) -> None:
     stage = load(graph, device, graphs=True)
     first, second = stage.bind(*tensors(device)), stage.bind(*tensors(device))
-    first.run(), second.run()
+    first.run(), first.run(), second.run()
     del first
     gc.collect()
-    assert onnxruntime.sessions[0].released == [int(onnxruntime.sessions[0].runs[0]["gpu_graph_id"])]
+    assert onnxruntime.sessions[0].released == [int(onnxruntime.sessions[0].runs[1]["gpu_graph_id"])]
     second.run()
 
 
