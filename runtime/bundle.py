@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oneranker.tokens import Tokenizer
-from runtime.errors import BundleError
+from runtime.errors import BundleError, UnfitPlanError
 from runtime.items import ItemIndex
 from runtime.manifest import REBUILD, Manifest, StageEntry, TensorEntry, check_file
 from runtime.masks import Masks
 from runtime.memory import DeviceMemory
 from runtime.onnx_stage import OnnxStage
-from runtime.serving import ONNX, Serving, choose_serving
+from runtime.serving import ONNX, Serving, choose_serving, without_plans
 from runtime.stage import Stage, TensorSpec
 from runtime.trt_stage import TrtStage
 
@@ -63,7 +63,21 @@ def open_bundle(
     tokenizer = _read_tokenizer(tokenizer_path)
     _check_alphabet(bundle, manifest, tokenizer, index)
     serving = choose_serving(bundle, manifest, engine, device)
+    try:
+        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs)
+    except UnfitPlanError as error:  # TensorRT-RTX alone knows, and only when it is shown the plan
+        if engine != "auto":
+            raise
+        serving = without_plans(bundle, manifest, device, str(error))
+        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs)
     logger.info("engine %s on %s: %s", serving.engine, serving.device, serving.reason)
+    return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
+
+
+def _load_stages(
+    bundle: Path, manifest: Manifest, serving: Serving, threads: int | None, cuda_graphs: bool
+) -> dict[str, Stage]:
+    """All stages or none; what has been opened is closed again on an error, the device's memory too."""
     stages: dict[str, Stage] = {}
     with ExitStack() as undo:
         undo.callback(serving.memory.close)
@@ -72,7 +86,7 @@ def open_bundle(
             undo.callback(stages[name].close)
         serving.memory.settle()
         undo.pop_all()
-    return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
+    return stages
 
 
 def _load_stage(

@@ -34,6 +34,10 @@ class DeviceError(OneRankerError):
     """An engine or a device that was asked for is not on this machine."""
 
 
+class UnfitPlanError(DeviceError):
+    """A plan was built for other devices than the one it was given; nothing else is wrong with either."""
+
+
 class ParityError(OneRankerError):
     """A graph or an engine answers too far from the reference model."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.cuda_device import CudaDevice
-from runtime.errors import BundleError, DeviceError
+from runtime.errors import BundleError, DeviceError, UnfitPlanError
 from runtime.manifest import Manifest, PlanEntry
 from runtime.memory import DeviceMemory, HostMemory
 from runtime.trt_engine import INSTALL, check_capability, check_version, import_engine
@@ -69,6 +69,12 @@ def choose_serving(bundle: Path, manifest: Manifest, engine: str = "auto", devic
     return chosen
 
 
+def without_plans(bundle: Path, manifest: Manifest, device: str, reason: str) -> Serving:
+    """What "auto" takes where the plans turn out to be for other devices: ONNX Runtime on the device that was named."""
+    named = "cpu" if device == "auto" else device
+    return replace(choose_serving(bundle, manifest, ONNX, named), reason=reason)
+
+
 def _plans_by_name(bundle: Path, manifest: Manifest, engine: str, device: str) -> Serving:
     plans = _plans(manifest)
     if built := sorted({plan.engine for plan in plans.values()} - {engine}):
@@ -99,7 +105,7 @@ def _on(bundle: Path, memory: DeviceMemory, plans: dict[str, PlanEntry], missing
     except BundleError:
         memory.close()
         raise
-    except DeviceError as error:
+    except UnfitPlanError as error:
         return Serving(ONNX, memory, str(error))
     engine = next(iter(plans.values())).engine
     return Serving(engine, memory, f"the bundle has its plans and {memory.device.name} takes them")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.device import Device
-from runtime.errors import BundleError, DeviceError
+from runtime.errors import BundleError, DeviceError, UnfitPlanError
 from runtime.manifest import PlanEntry, ProfileEntry, check_file
 from runtime.stage import TensorSpec
 
@@ -86,10 +86,10 @@ def check_capability(plan: PlanEntry, device: Device, where: str) -> None:
     """Compare the device's compute capability with those that the plan was built for.
 
     Raises:
-        DeviceError: If it is none of them; a plan that names none is left to the engine's own check.
+        UnfitPlanError: If it is none of them; a plan that names none is left to the engine's own check.
     """
     if plan.compute_capabilities and device.compute_capability not in plan.compute_capabilities:
-        raise DeviceError(
+        raise UnfitPlanError(
             f"{where}: built for compute capability {', '.join(plan.compute_capabilities)}, {device.name} has "
             f"{device.compute_capability}. Serve on another device, or on one like it: {rebuild(plan)}."
         )
@@ -177,7 +177,7 @@ def _check_validity(where: str, plan: PlanEntry, trt: Any, runtime: Any, data: b
     if validity == trt.EngineValidity.SUBOPTIMAL:
         logger.warning("%s: valid but slower than it could be on %s (%s); %s", where, device.name, told, rebuild(plan))
     elif validity != trt.EngineValidity.VALID:
-        kind = BundleError if "malformed engine" in reasons or "version mismatch" in reasons else DeviceError
+        kind = BundleError if "malformed engine" in reasons or "version mismatch" in reasons else UnfitPlanError
         raise kind(
             f"{where}: {plan.engine} {plan.version} takes this plan for invalid on {device.name} ({told}). "
             f"Serve on a device that it was built for, or {rebuild(plan)}."

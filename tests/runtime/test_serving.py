@@ -10,6 +10,7 @@ import pytest
 from fake_bundle import make_request
 from fake_onnx_cuda import FakeOnnxruntime
 from fake_plans import Machine, edit_plan
+from fake_trt import EngineValidity
 
 from runtime import BundleError, DeviceError, Pipeline
 from runtime.items import ItemIndex
@@ -95,6 +96,22 @@ def test_a_device_that_the_plans_are_not_for_is_left_to_the_cpu_unless_they_were
         Pipeline.load(planned, "tensorrt")
 
 
+def test_plans_that_tensorrt_rtx_refuses_on_this_device_are_left_to_onnxruntime_unless_they_were_asked_for(
+    damaged_plans: Path, machine: Machine, index: ItemIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    for stage in STAGES:
+        edit_plan(damaged_plans, stage, engine="tensorrt_rtx", compute_capabilities=[])
+    sys.modules["tensorrt_rtx"].Runtime.validity = (EngineValidity.INVALID, 2)  # type: ignore[attr-defined]
+    with caplog.at_level(logging.INFO, "runtime.bundle"), Pipeline.load(damaged_plans) as pipeline:
+        assert (pipeline.engine, pipeline.device) == ("onnxruntime", "cpu")
+        assert len(pipeline.recommend([make_request(index, 3)])) == 1
+        machine.check_freed()
+    assert "takes this plan for invalid on cuda:0 (fake) (unsupported cc)" in caplog.text
+    with pytest.raises(DeviceError, match="unsupported cc"):
+        Pipeline.load(damaged_plans, "tensorrt_rtx")
+    machine.check_freed()
+
+
 def test_plans_of_another_version_are_an_error_where_a_device_could_serve_them(
     damaged_plans: Path, machine: Machine
 ) -> None:
@@ -144,4 +161,4 @@ def test_onnx_runtime_on_a_device_answers_as_on_the_cpu(
         for _ in range(3):
             assert pipeline.recommend(requests) == wanted
         assert pipeline.copies.stage_to_stage == {}
-        assert {key.split()[0]: count for key, count in pipeline.graphs.replayed.items()} == dict.fromkeys(STAGES, 2)
+        assert {key.split()[0]: count for key, count in pipeline.graphs.replayed.items()} == dict.fromkeys(STAGES, 1)
