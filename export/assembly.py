@@ -247,7 +247,7 @@ def _proof(
             proof = {"fingerprint": fingerprint, **verify(subject, folder, plans)}
     report.verification = {"seconds": running.seconds, "reused": reused}
     for name, row in proof["stages"].items():
-        report.stages[name].parity = _short(row)
+        report.stages[name].parity = _short(row) | proof["numbers"][name]
     report.chain = _short(proof["chain"])
     return dict(proof)
 

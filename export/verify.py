@@ -59,8 +59,9 @@ def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None
     """Compare the graphs, the engines and the item index in `folder` with the model on random requests.
 
     Returns:
-        The parity report: per stage and for the chain the errors, what was allowed, and the rank measures; the same
-        once more under "engine" where there are plans and a device that runs them, else why they were not run.
+        The parity report: per stage and for the chain the errors, what was allowed, and the rank measures; under
+        "numbers" the types and, in fp16, the largest activations; the errors once more under "engine" where there are
+        plans and a device that runs them, else why they were not run.
 
     Raises:
         ParityError: A check failed; the message names every one.
@@ -92,12 +93,8 @@ def verify(subject: Subject, folder: Path, plans: Mapping[str, PlanEntry] | None
         "rule": parity.rule(),
         "requests": {"tokens": lengths, "seed": subject.seed},
         **runs["graph"].to_json(),
+        "numbers": {name: _numbers(subject, name, folder, meters) for name in subject.specs},
     }
-    for name, spec in subject.specs.items():
-        row = proof["stages"][name]
-        row["types"] = types_report(onnx.load(folder / spec.name / GRAPH), subject.precision)
-        if name in meters:
-            row["activations"] = meters[name].to_json()
     if plans:
         if not engines:
             logger.warning("the engines were %s: %s", NOT_RUN, where)
@@ -110,6 +107,12 @@ def _meters(subject: Subject, folder: Path) -> dict[str, PeakMeter]:
     if subject.precision is not Precision.FP16:
         return {}
     return {name: PeakMeter.open(name, folder / name / GRAPH, subject.kept) for name in subject.specs}
+
+
+def _numbers(subject: Subject, name: str, folder: Path, meters: Mapping[str, PeakMeter]) -> dict[str, Any]:
+    """Which type a stage computes in, and, if it was measured, how large its numbers become."""
+    report = {"types": types_report(onnx.load(folder / name / GRAPH), subject.precision)}
+    return report | ({"activations": meters[name].to_json()} if name in meters else {})
 
 
 class _Run:

@@ -22,7 +22,7 @@ MAY_IMPORT = {  # of ours
 MAY_INSTALL = {  # of others
     "oneranker": {"torch", "numpy", "safetensors", "pandas", "pyarrow", "sklearn", "scipy", "tqdm"},
     "runtime": {"numpy", "safetensors", "onnxruntime"},
-    "export": {"torch", "onnx", "numpy", "safetensors", "tqdm", "cuda"},
+    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda"},
 }
 NOT_FOR_SERVING = ("torch", "onnx", "onnxscript", "pandas", "pyarrow", "scipy", "sklearn", "tqdm", "export")
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "base"}

@@ -139,12 +139,12 @@ def test_a_model_that_overflows_exits_4_with_the_hint_and_following_it_builds(
     assert parity["activations"]["tensors"] > 20
     assert len(parity["types"]["islands"]) == 2
     proof = Manifest.read(bundle).parity
-    assert proof["stages"]["ranker"]["activations"] == parity["activations"]
+    assert proof["numbers"]["ranker"]["activations"] == parity["activations"]
     assert len(proof["requests"]["tokens"]) == 3  # two random batches and the file's
 
 
 def test_fp32_has_room_and_is_not_measured(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None:
-    rows = [Manifest.read(bundle).parity["stages"] for bundle in (tiny_bundle, tiny_fp16_bundle)]
+    rows = [Manifest.read(bundle).parity["numbers"] for bundle in (tiny_bundle, tiny_fp16_bundle)]
     assert [{"activations" in row for row in stages.values()} for stages in rows] == [{False}, {True}]
     assert [row["types"]["islands"] for row in rows[0].values()] == [[], [], [], []]
 
