@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -107,6 +109,9 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def _version(package: str) -> str:
+    if package == "onnxruntime":  # a carried one shadows another's metadata, and onnxruntime-gpu has none of this name
+        with contextlib.suppress(ImportError):
+            return str(importlib.import_module(package).__version__)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

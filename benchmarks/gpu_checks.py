@@ -38,6 +38,7 @@ class GpuJob:
     iterations: int
     latency_out: Path
     checks: tuple[str, ...]
+    seconds: float = 300.0  # after which the process is ended
 
     @classmethod
     def parse(cls, text: str) -> GpuJob:
@@ -59,6 +60,7 @@ class Rows:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self.told: set[str] = set()
 
     @contextmanager
     def check(self, name: str) -> Iterator[Figures]:
@@ -79,6 +81,7 @@ class Rows:
         row["seconds"] = time.perf_counter() - start
         if facts := figures.pop("facts", None):
             row["facts"] = facts
+        self.told.add(name)
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
 
@@ -98,14 +101,21 @@ GROUPS: Mapping[str, str] = {  # group -> the function that runs it, in whose mo
 
 
 def main(argv: list[str]) -> int:
-    """Run a group; what it found is in its rows, and a crash of the whole in the exit code."""
+    """Run a group; what it found is in its rows, and so is why it could not begin."""
     name, job = argv[0], GpuJob.parse(argv[1])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     rows = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    module, _, function = GROUPS[name].rpartition(".")
-    run: Callable[[GpuJob, Rows], None] = getattr(importlib.import_module(module), function)
-    run(job, Rows(rows))
+    told = Rows(rows)
+    try:
+        module, _, function = GROUPS[name].rpartition(".")
+        run: Callable[[GpuJob, Rows], None] = getattr(importlib.import_module(module), function)
+        run(job, told)
+    except Exception as error:  # such as a package that is not here: the reason belongs into every row
+        for check in job.checks:
+            if check not in told.told:
+                with told.check(check):
+                    raise RuntimeError(f"{type(error).__name__}: {error}") from error
     return 0
 
 

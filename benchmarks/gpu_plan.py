@@ -21,11 +21,16 @@ class Group:
     needs_gpu: bool = True
     without_gpu_only: bool = False
     optional: bool = False  # `--require gpu` does not ask for it
+    optional_checks: tuple[str, ...] = ()  # nor for these of its checks
     answers: bool = False  # an end by a signal or by the time limit is an answer too
 
     def applies(self, *, gpu: bool) -> bool:
         """Whether its checks belong into a run on such a machine at all."""
         return not (gpu and self.without_gpu_only)
+
+    def required(self, check: str) -> bool:
+        """Whether `--require gpu` asks for it."""
+        return self.needs_gpu and not self.optional and check not in self.optional_checks
 
 
 MACHINE = Group("machine", ("device",), 120.0)
@@ -70,4 +75,5 @@ def _probe(label: str) -> Group:
 
 
 def _latency(label: str) -> Group:
-    return Group("latency", tuple(f"latency {backend}" for backend in LATENCY), 300.0, label)
+    checks = tuple(f"latency {backend}" for backend in LATENCY)
+    return Group("latency", checks, 300.0, label, optional_checks=(f"latency {TENSORRT}",))

@@ -91,7 +91,7 @@ class Run:
                 self.add({"check": check, "status": status, "reason": ended, "figures": figures}, group.bundle, seconds)
             return
         for check in group.checks:
-            status = FAILED if self.settings.require_gpu and group.needs_gpu and not group.optional else NOT_RUN
+            status = FAILED if self.settings.require_gpu and group.required(check) else NOT_RUN
             self.add({"check": check, "status": status, "reason": refusal}, group.bundle)
 
     def add(self, row: Row, bundle: str, seconds: float | None = None) -> None:
@@ -140,6 +140,7 @@ class Run:
             "iterations": settings.iterations,
             "latency_out": str(settings.out.with_name("latency-gpu.jsonl")),
             "checks": group.checks,
+            "seconds": limit,
         }
         command = [settings.python, "-m", "benchmarks.gpu_checks", group.name, json.dumps(job)]
         try:
@@ -176,8 +177,7 @@ class Run:
                 self.device = facts.pop("device")
                 self._libraries = facts.pop("library_folders")
                 self._facts = facts
-            strict = self.settings.require_gpu and group.needs_gpu and not group.optional
-            if row["status"] == NOT_RUN and strict:
+            if row["status"] == NOT_RUN and self.settings.require_gpu and group.required(row["check"]):
                 row["status"] = FAILED
             done.add(row["check"])
             self.add(row, group.bundle)

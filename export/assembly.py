@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import importlib.metadata
 import logging
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from export.bundle import GRAPH, OldBundle, new_bundle, swap_in
 from export.engine_module import cuda_device
 from export.engine_plans import EngineBuild, note_verified, write_plan
 from export.engine_report import NOT_RUN
-from export.fingerprint import digest_of, files_digest, imported_files, stage_fingerprint, versions
+from export.fingerprint import digest_of, files_digest, imported_files, stage_fingerprint, version_of, versions
 from export.islands import Kept, kept_modules
 from export.item_index import write_item_index
 from export.model_source import ModelSource, read_source
@@ -218,7 +217,7 @@ def _proof(
             "profile": plan.profile.ranges(),
             "seed": plan.settings.seed,
             "requests": file_sha256(path) if (path := plan.settings.check_requests) else "",
-            "engine": importlib.metadata.version(ENGINE),
+            "engine": version_of(ENGINE),
             "plans": {name: row.plan.sha256 for name, row in manifest.stages.items() if row.plan},
             "device": cuda_device().capability if plan.engines else "",
             "code": files_digest(imported_files("export.verify")),

@@ -15,7 +15,7 @@ import onnx
 
 from export.engine_kernels import Kernel, kernels_in_inspector, kernels_in_log, memory_in_log
 from export.engine_log import Phases, builder_log, errors_in, progress_monitor
-from export.engine_module import cuda_device
+from export.engine_module import cuda_device, refusal
 from export.engine_precision import (
     graph_nodes,
     matrix_layers,
@@ -69,9 +69,7 @@ def build_engine(
     logger.info("%s engine: %d profiles with %s %s", stage, len(profiles), trt.__name__, trt.__version__)
     model = onnx.load(graph)
     log = builder_log(trt)
-    builder = trt.Builder(log)
-    if builder is None:
-        raise BuildError(f"{stage}: {trt.__name__} has no builder here ({errors_in(log.lines)}), expected one.")
+    builder = _builder(trt, stage, log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, stage, graph, network, log)
     attentions = _allow_decomposition(trt, network)
@@ -91,7 +89,7 @@ def build_engine(
         )
     _write_timing_cache(config, options)
     data = bytes(plan)
-    kernels, source, scratch, inspected = _inspect(trt, data, log, len(profiles))
+    kernels, source, scratch, inspected = _inspect(trt, data, log, len(profiles), options.compute_capabilities)
     prove_kernels(stage, options.precision, nodes, kernels, source)
     report = EngineReport(
         stage=stage,
@@ -109,6 +107,17 @@ def build_engine(
         kernels=[asdict(kernel) for kernel in kernels],
     )
     return BuiltEngine(data, log.lines, report)
+
+
+def _builder(trt: ModuleType, stage: str, log: Any) -> Any:
+    """The bindings raise TypeError where the library makes no object."""
+    try:
+        return trt.Builder(log)
+    except TypeError as error:
+        raise BuildError(
+            f"{stage}: {trt.__name__} {trt.__version__} has no builder here ({errors_in(log.lines)}), expected one. "
+            "Look at `nvidia-smi`, or build with --engine none."
+        ) from error
 
 
 def _parse(trt: ModuleType, stage: str, graph: Path, network: Any, log: Any) -> None:
@@ -158,6 +167,11 @@ def _configure(trt: ModuleType, stage: str, config: Any, options: EngineOptions)
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
     if options.builder_level is not None:
         config.builder_optimization_level = options.builder_level
+        if (taken := config.builder_optimization_level) != options.builder_level:
+            raise BuildError(
+                f"--builder-level: got {options.builder_level}, expected at most {taken}, the highest of "
+                f"{trt.__name__} {trt.__version__}. Give a lower one, or leave it out."
+            )
     if options.compute_capabilities:
         known = {
             f"{int(row) // 10}.{int(row) % 10}": row
@@ -220,7 +234,9 @@ def _size(dim: int | str, sizes: dict[str, int]) -> int:
     return constant + sum(sizes[letter] for letter in letters)
 
 
-def _inspect(trt: ModuleType, plan: bytes, log: Any, profiles: int) -> tuple[tuple[Kernel, ...], str, list[int], str]:
+def _inspect(
+    trt: ModuleType, plan: bytes, log: Any, profiles: int, capabilities: Sequence[str]
+) -> tuple[tuple[Kernel, ...], str, list[int], str]:
     """Kernels, where they are read from, scratch per profile, and which device opened the engine.
 
     Without a CUDA device an engine cannot be opened; the builder's log names the same kernels.
@@ -229,8 +245,13 @@ def _inspect(trt: ModuleType, plan: bytes, log: Any, profiles: int) -> tuple[tup
     found = cuda_device()
     if not found.capability:
         return kernels, "the builder's log", scratch, NOT_RUN
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None:  # built for other devices than the one that is here
+    if reason := refusal(trt.__name__, capabilities, found):  # not even tried: what it would do there nobody knows
+        return kernels, "the builder's log", scratch, f"{NOT_RUN}: {reason}"
+    try:
+        engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    except TypeError:  # the bindings' word where the library makes no runtime
+        engine = None
+    if engine is None:
         return kernels, "the builder's log", scratch, f"{NOT_RUN}: {errors_in(log.lines, 1)}"
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)

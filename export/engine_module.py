@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from runtime.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
-MINIMUM = {"tensorrt": (10, 12), "tensorrt_rtx": (1, 7)}
+MINIMUM = {"tensorrt": (10, 14), "tensorrt_rtx": (1, 7)}  # 10.14: the first whose parser reads ONNX's Attention
 INSTALL = {"tensorrt": "pip install tensorrt-cu13", "tensorrt_rtx": "pip install -e '.[trt]'"}
 RTX_REFUSES = "9.0"  # NVIDIA's tables of TensorRT-RTX name no such device: H100, H200
 
@@ -97,6 +98,17 @@ def cuda_device() -> CudaFound:
             return CudaFound("", f"CUDA device 0 does not answer ({status.name})")
         parts.append(str(value))
     return CudaFound(".".join(parts), "")
+
+
+def refusal(engine: str, capabilities: Sequence[str], found: CudaFound) -> str:
+    """Why engines of this library, built for `capabilities`, do not run here; "" where nothing speaks against it."""
+    if not found.capability:
+        return found.reason
+    if engine == Engine.TENSORRT_RTX and found.capability == RTX_REFUSES:
+        return f"{engine} does not serve compute capability {RTX_REFUSES}"
+    if capabilities and found.capability not in capabilities:
+        return f"built for {', '.join(capabilities)}, the device here is {found.capability}"
+    return ""
 
 
 def _auto(found: CudaFound) -> tuple[Engine, str]:

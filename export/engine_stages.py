@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.engine_module import RTX_REFUSES, cuda_device
+from export.engine_module import cuda_device, refusal
 from export.stages import StageSpec
 from runtime.manifest import PlanEntry
 from runtime.stage import Stage
@@ -42,12 +42,5 @@ def open_engines(
 
 def why_not(plans: Mapping[str, PlanEntry]) -> str:
     """Why these plans cannot be run on this machine; "" if they can."""
-    found = cuda_device()
-    if not found.capability:
-        return found.reason
     plan = next(iter(plans.values()))
-    if plan.engine == "tensorrt_rtx" and found.capability == RTX_REFUSES:
-        return f"{plan.engine} does not serve compute capability {RTX_REFUSES}"
-    if plan.compute_capabilities and found.capability not in plan.compute_capabilities:
-        return f"built for {', '.join(plan.compute_capabilities)}, the device here is {found.capability}"
-    return ""
+    return refusal(plan.engine, plan.compute_capabilities, cuda_device())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
@@ -71,7 +71,7 @@ def stage_fingerprint(stage: nn.Module, spec: StageSpec, config: OneRankerConfig
         "settings": asdict(settings),
         "opset": OPSET,
         "code": code_digest(spec.name),
-        "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
+        "tools": {name: version_of(name) for name in _TOOLS},
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()
@@ -124,4 +124,9 @@ def imported_files(module: str) -> set[Path]:
 def versions() -> dict[str, str]:
     """What made the bundle, for the manifest."""
     names = ("oneranker", *_TOOLS, "onnxruntime", "numpy", "safetensors")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version()} | {name: version_of(name) for name in names}
+
+
+def version_of(package: str) -> str:
+    """In the package's own words: a tree on PYTHONPATH and onnxruntime-gpu have no metadata of the import's name."""
+    return str(importlib.import_module(package).__version__)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,3 +207,44 @@ def test_latency_rows_pass_fail_or_say_why_not() -> None:
 
 def test_every_group_of_the_plan_has_a_function() -> None:
     assert {group.name for group in [MACHINE, *groups(["demo"], latency=True)]} == set(GROUPS)
+
+
+def test_a_group_that_cannot_begin_says_why_in_every_row(job: GpuJob, tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "__init__.py").write_text("raise ImportError('no onnx here')")
+    words = asdict(replace(job, checks=("plans", "parity")))
+    command = [sys.executable, "-m", "benchmarks.gpu_checks", "cpu", json.dumps(words, default=str)]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, check=False)
+    rows = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [(row["check"], row["status"]) for row in rows] == [("plans", "failed"), ("parity", "failed")]
+    assert all("no onnx here" in row["reason"] for row in rows)
+
+
+def test_latency_that_is_late_keeps_the_figures_of_the_batch_that_ended(
+    job: GpuJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = CASE | {"backend": "onnxruntime", "stage": "chain"}
+
+    def process(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
+        if command[command.index("--batch") + 1] != "1":
+            raise subprocess.TimeoutExpired(command, named["timeout"])
+        return subprocess.CompletedProcess(command, 0, json.dumps({"rows": [row]}) + "\n")
+
+    monkeypatch.setattr(gpu_latency.subprocess, "run", process)
+    (told_row,) = told(gpu_latency.latency, replace(job, checks=("latency onnxruntime",)))
+    assert told_row["status"] == "not run"
+    assert "did not end" in told_row["reason"]
+    assert told_row["figures"]["chain-b1"]["p50_ms"] == 1.0
+
+
+def test_a_batch_size_that_has_no_rows_fails_beside_one_that_has(job: GpuJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = CASE | {"backend": "onnxruntime", "stage": "chain"}
+
+    def process(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
+        first = command[command.index("--batch") + 1] == "1"
+        return subprocess.CompletedProcess(command, 0 if first else 1, json.dumps({"rows": [row]}) if first else "")
+
+    monkeypatch.setattr(gpu_latency.subprocess, "run", process)
+    (told_row,) = told(gpu_latency.latency, replace(job, checks=("latency onnxruntime",)))
+    assert (told_row["status"], "1 of 2 batch sizes" in told_row["reason"]) == ("failed", True)

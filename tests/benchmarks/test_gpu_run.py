@@ -180,3 +180,13 @@ def test_the_plan_names_every_check_once_and_the_largest_model_first_in_latency(
 def test_the_plan_knows_the_stages_without_importing_the_runtime() -> None:
     assert manifest.STAGES == STAGES
     assert BACKENDS["cuda"] == LATENCY
+
+
+def test_require_gpu_does_not_ask_for_the_latency_of_tensorrt_that_is_not_installed(run: Any) -> None:
+    run.options["require_gpu"] = True
+    (group,) = (group for group in groups(["demo"], latency=True) if group.name == "latency")
+    made = run(latency="; ".join(line(check, NOT_RUN) for check in group.checks))
+    made.group(group)
+    status = dict(told(made, "check", "status"))
+    assert status.pop("latency tensorrt") == NOT_RUN
+    assert set(status.values()) == {FAILED}

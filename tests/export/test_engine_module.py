@@ -63,7 +63,7 @@ def test_an_engine_that_is_too_old_is_refused(name: str, version: str, machine) 
         ("9.0", {"tensorrt": "11.4.0.106", "tensorrt_rtx": "1.7.1.116"}, "tensorrt", "compute capability 9.0 is here"),
         ("12.0", {"tensorrt_rtx": "1.7.1.116"}, "tensorrt_rtx", "tensorrt_rtx is installed"),
         ("9.0", {"tensorrt_rtx": "1.7.1.116"}, "none", "tensorrt_rtx does not serve compute capability 9.0"),
-        ("8.9", {"tensorrt": "10.3.0"}, "none", "found tensorrt 10.3.0, expected 10.12+"),
+        ("8.9", {"tensorrt": "10.3.0"}, "none", "found tensorrt 10.3.0, expected 10.14+"),
         ("8.9", {}, "none", "tensorrt is not installed; tensorrt_rtx is not installed"),
         ("", {"tensorrt": "11.4.0.106", "tensorrt_rtx": "1.7.1.116"}, "none", "there is no CUDA device here"),
     ],

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from tiny import tiny_source
 
+import oneranker
 from export import fingerprint
 from export.fingerprint import NO_STAGE_FIELDS, STAGE_FIELDS, imported_files, stage_fingerprint
 from export.model_source import ModelSource
@@ -120,5 +123,19 @@ def test_code_that_a_stage_imports_is_part_of_its_fingerprint(monkeypatch: pytes
 def test_another_torch_changes_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_source()
     before = fingerprints(source)
-    monkeypatch.setattr(fingerprint.importlib.metadata, "version", lambda name: f"{name} of tomorrow")
+    monkeypatch.setattr(torch, "__version__", "9.9")
     assert changed(before, fingerprints(source)) == set(STAGES)
+
+
+def test_a_tree_that_is_not_installed_knows_its_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that a copy of the tree was carried to, with onnxruntime-gpu instead of onnxruntime."""
+    found = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("oneranker", "onnxruntime"):
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    told = fingerprint.versions()
+    assert (told["oneranker"], told["onnxruntime"]) == (oneranker.__version__, onnxruntime.__version__)
