@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.device import Device
-from runtime.errors import BundleError, DeviceError, UnfitPlanError
+from runtime.errors import BundleError, DeviceError, OneRankerError, UnfitPlanError
 from runtime.manifest import PlanEntry, ProfileEntry, check_file
 from runtime.stage import TensorSpec
 
@@ -177,7 +177,9 @@ def _check_validity(where: str, plan: PlanEntry, trt: Any, runtime: Any, data: b
     if validity == trt.EngineValidity.SUBOPTIMAL:
         logger.warning("%s: valid but slower than it could be on %s (%s); %s", where, device.name, told, rebuild(plan))
     elif validity != trt.EngineValidity.VALID:
-        kind = BundleError if "malformed engine" in reasons or "version mismatch" in reasons else UnfitPlanError
+        kind: type[OneRankerError] = UnfitPlanError if reasons == ["unsupported cc"] else DeviceError
+        if "malformed engine" in reasons or "version mismatch" in reasons:
+            kind = BundleError
         raise kind(
             f"{where}: {plan.engine} {plan.version} takes this plan for invalid on {device.name} ({told}). "
             f"Serve on a device that it was built for, or {rebuild(plan)}."
