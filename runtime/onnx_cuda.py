@@ -14,6 +14,7 @@ from typing import Any
 
 from runtime.device import Device, DeviceTensor, GraphCounts
 from runtime.errors import BundleError, DeviceError
+from runtime.replay import refused_capture
 
 PROVIDER = "CUDAExecutionProvider"
 HOST_PROVIDER = "CPUExecutionProvider"
@@ -212,11 +213,7 @@ class CudaBinding:
         try:
             self._enqueue(self._graphed)
         except DeviceError as error:
-            self._refused.add(self._key)
-            raise DeviceError(
-                f"{self._key}: no CUDA graph could be captured: {error} Later calls of this size run without a graph; "
-                "call again, or load the bundle with cuda_graphs=False."
-            ) from error
+            raise refused_capture(self._key, self._refused, error) from error
 
     def _stopped(self, error: Exception) -> DeviceError:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())

@@ -63,8 +63,13 @@ class Replay:
         try:
             return self._device.capture(self._launch)
         except DeviceError as error:
-            self._refused.add(self._key)
-            raise DeviceError(
-                f"{self._key}: no CUDA graph could be captured: {error} Later calls of this size run without a graph; "
-                "call again, or load the bundle with cuda_graphs=False."
-            ) from error
+            raise refused_capture(self._key, self._refused, error) from error
+
+
+def refused_capture(key: str, refused: set[str], error: DeviceError) -> DeviceError:
+    """Note that the runs of `key` stay plain from now on, and say so: the one error that a failed capture raises."""
+    refused.add(key)
+    return DeviceError(
+        f"{key}: no CUDA graph could be captured: {error} Later calls of this size run without a graph; call again, or "
+        "load the bundle with cuda_graphs=False."
+    )
