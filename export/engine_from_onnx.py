@@ -173,23 +173,34 @@ def _configure(trt: ModuleType, stage: str, config: Any, options: EngineOptions)
                 f"{trt.__name__} {trt.__version__}. Give a lower one, or leave it out."
             )
     if options.compute_capabilities:
-        known = {
-            f"{int(row) // 10}.{int(row) % 10}": row
-            for name, row in trt.ComputeCapability.__members__.items()
-            if name.startswith("SM")
-        }
-        if unknown := [word for word in options.compute_capabilities if word not in known]:
-            raise BuildError(
-                f"--compute-capability: got {unknown[0]}, expected some of {', '.join(known)}, which {trt.__name__} "
-                f"{trt.__version__} builds for. Leave it out for an engine that serves on all of them."
-            )
         config.num_compute_capabilities = len(options.compute_capabilities)
-        for place, word in enumerate(options.compute_capabilities):
-            config.set_compute_capability(known[word], place)
+        for place, capability in enumerate(compute_capabilities(trt, options.compute_capabilities)):
+            config.set_compute_capability(capability, place)
     if options.timing_cache is not None:
         _read_timing_cache(trt, stage, config, options.timing_cache)
     if trt.__name__ == "tensorrt_rtx":  # else a context may allocate while it runs, and no CUDA graph can hold that
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+def compute_capabilities(trt: ModuleType, words: Sequence[str]) -> list[Any]:
+    """The library's own members for words such as "8.9".
+
+    Raises:
+        BuildError: The library does not build for one of them.
+    """
+    if not words:  # TensorRT has no such choice
+        return []
+    known = {
+        f"{int(row) // 10}.{int(row) % 10}": row
+        for name, row in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+    if unknown := [word for word in words if word not in known]:
+        raise BuildError(
+            f"--compute-capability: got {unknown[0]}, expected some of {', '.join(known)}, which {trt.__name__} "
+            f"{trt.__version__} builds for. Leave it out for an engine that serves on all of them."
+        )
+    return [known[word] for word in words]
 
 
 def _read_timing_cache(trt: ModuleType, stage: str, config: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from export.bundle import BUILD_LOG, ENGINE_REPORT, GRAPH, PLAN, OldBundle
-from export.engine_from_onnx import EngineOptions, build_engine
+from export.engine_from_onnx import EngineOptions, build_engine, compute_capabilities
 from export.engine_module import cuda_device, engine_module
 from export.engine_report import NOT_RUN
 from export.fingerprint import plan_fingerprint
@@ -42,18 +42,19 @@ class EngineBuild:
         """None for `--engine none`.
 
         Raises:
-            BuildError: The library is not here, or a profile is larger than an engine can take.
+            BuildError: The library is not here, does not build for a device that was named, or cannot take a profile.
         """
         module = engine_module(settings.engine)
         if module is None:
             return None
+        compute_capabilities(module, settings.compute_capabilities)
         options = EngineOptions(
             precision=settings.precision,
             workspace_mib=settings.workspace_mib,
             builder_level=settings.builder_level,
             timing_cache=settings.timing_cache,
             compute_capabilities=settings.compute_capabilities,
-            kept=(*settings.keep_fp32, *settings.keep_bf16),
+            kept=settings.keep_fp32,
         )
         profiles = {
             name: engine_profiles(spec.inputs, envelope, settings, config.code_levels) for name, spec in specs.items()

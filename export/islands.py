@@ -20,44 +20,35 @@ _ANSWER_FP32 = frozenset({"retriever", "retriever.scorer", "ranker"})
 
 
 def kept_modules(model: OneRanker, settings: GraphSettings) -> dict[str, torch.dtype]:
-    """The modules that `settings` keep in fp32 or bf16; a list of modules stands for every module in it.
+    """The modules that `settings` keep in fp32; a list of modules stands for every module in it.
 
     Raises:
-        BuildError: A name of no module, of a module outside the stages, or kept twice; or nothing to keep apart from.
+        BuildError: A name of no module, or of a module outside the stages; or nothing to keep apart from.
     """
-    if twice := sorted(set(settings.keep_fp32) & set(settings.keep_bf16)):
-        raise BuildError(f"--keep-fp32 and --keep-bf16: both name {twice[0]}, expected one of them. Name it once.")
     modules = dict(model.named_modules())
     kept: dict[str, torch.dtype] = {}
-    for word, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for name in getattr(settings, f"keep_{word}"):
-            _check(name, word, modules, settings.precision)
-            inner = [f"{name}.{key}" for key in dict(modules[name].named_children())]
-            kept |= dict.fromkeys(inner if isinstance(modules[name], nn.ModuleList) else [name], dtype)
+    for name in settings.keep_fp32:
+        _check(name, modules, settings.precision)
+        inner = [f"{name}.{key}" for key in dict(modules[name].named_children())]
+        kept |= dict.fromkeys(inner if isinstance(modules[name], nn.ModuleList) else [name], torch.float32)
     return kept
 
 
-def _check(name: str, word: str, modules: Mapping[str, nn.Module], precision: Precision) -> None:
+def _check(name: str, modules: Mapping[str, nn.Module], precision: Precision) -> None:
     if precision is Precision.FP32:
         raise BuildError(
-            f"--keep-{word} {name}: with --precision fp32, expected fp16: there is nothing to keep it apart from. "
-            f"Leave --keep-{word} out, or build with --precision fp16."
-        )
-    if word == "bf16":
-        raise BuildError(
-            f"--keep-bf16 {name}: ONNX Runtime's CPU provider multiplies no bf16 matrices, so the graph could neither "
-            "be verified here nor served on a CPU; expected modules for --keep-fp32 alone. Use --keep-fp32: it holds "
-            "all numbers that bf16 holds."
+            f"--keep-fp32 {name}: with --precision fp32, expected fp16: there is nothing to keep it apart from. "
+            f"Leave --keep-fp32 out, or build with --precision fp16."
         )
     if name.split(".")[0] not in STAGES:
         raise BuildError(
-            f"--keep-{word} {name}: a module of no stage, expected one of {', '.join(STAGES)}, or a module inside one, "
+            f"--keep-fp32 {name}: a module of no stage, expected one of {', '.join(STAGES)}, or a module inside one, "
             "such as ranker.layer.feed. Correct the name."
         )
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=3, cutoff=0.3)
         raise BuildError(
-            f"--keep-{word} {name}: the model has no such module, expected one such as {', '.join(near) or 'ranker'}. "
+            f"--keep-fp32 {name}: the model has no such module, expected one such as {', '.join(near) or 'ranker'}. "
             "Correct the name."
         )
 

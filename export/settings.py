@@ -45,16 +45,12 @@ class GraphSettings:
     precision: Precision
     attention_block: int = 0
     keep_fp32: tuple[str, ...] = ()
-    keep_bf16: tuple[str, ...] = ()
 
     def of_stage(self, stage: str) -> GraphSettings:
         """Without what concerns other stages only."""
-
-        def of(names: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(sorted(name for name in names if name.split(".")[0] == stage))
-
+        kept = tuple(sorted(name for name in self.keep_fp32 if name.split(".")[0] == stage))
         block = self.attention_block if stage == "generator" else 0
-        return replace(self, attention_block=block, keep_fp32=of(self.keep_fp32), keep_bf16=of(self.keep_bf16))
+        return replace(self, attention_block=block, keep_fp32=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +74,7 @@ class BuildSettings:
     seed: int = 0
     attention_block: int = 512  # query rows per block of HSTU's causal attention; 0: one block
     keep_fp32: tuple[str, ...] = ()  # modules whose inside stays fp32, such as "ranker.layer.feed"
-    keep_bf16: tuple[str, ...] = ()  # the same in bf16
+    keep_bf16: tuple[str, ...] = ()  # refused, with the reason
     check_requests: Path | None = None  # real requests to verify with, beside the random ones
     max_items: int = 10_000_000  # N of an engine's profiles
     workspace_mib: int | None = None  # None: the engine's own limit
@@ -120,12 +116,7 @@ class BuildSettings:
     @property
     def graph(self) -> GraphSettings:
         """What decides the graphs."""
-        return GraphSettings(
-            precision=self.precision,
-            attention_block=self.attention_block,
-            keep_fp32=self.keep_fp32,
-            keep_bf16=self.keep_bf16,
-        )
+        return GraphSettings(precision=self.precision, attention_block=self.attention_block, keep_fp32=self.keep_fp32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +171,12 @@ def resolve(settings: BuildSettings) -> BuildSettings:
         raise BuildError(
             "--precision bf16: ONNX Runtime's CPU provider has no bf16 kernels, so the graphs could not be verified; "
             "expected auto, fp32 or fp16. Build with --precision fp16."
+        )
+    if settings.keep_bf16:
+        raise BuildError(
+            f"--keep-bf16 {settings.keep_bf16[0]}: ONNX Runtime's CPU provider multiplies no bf16 matrices, so the "
+            "graph could neither be verified here nor served on a CPU; expected modules for --keep-fp32 alone. Use "
+            "--keep-fp32: it holds all numbers that bf16 holds."
         )
     preset = "paper" if settings.preset is None and settings.checkpoint is None else settings.preset
     return replace(choose_engine(settings), preset=preset)

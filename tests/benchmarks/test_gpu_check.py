@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu_check import main
 from benchmarks.gpu_plan import LATENCY, STAGES
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens where there is no GPU")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 ENGINES = [
     f"{engine}: {what}" for engine in ("onnxruntime", "tensorrt") for what in ("parity chain", "copies", "graphs")
 ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_where_nothing_can_run_an_engine_that_is_said_everywhere(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if plan_of(bundle, "ranker").verified != "not run on a GPU":
-        pytest.skip("a CUDA device here runs the engines")
+        pytest.skip("needs a machine without a CUDA device that runs the engines")
     for stage in STAGES:
         assert report_of(bundle, stage)["verified"] == "not run on a GPU"
         assert plan_of(bundle, stage).verified == "not run on a GPU"
@@ -240,6 +241,16 @@ def test_a_device_that_the_library_does_not_build_for_is_refused_with_those_that
     graph = tiny_engine_bundle / "ranker" / "model.onnx"
     with pytest.raises(BuildError, match=r"--compute-capability: got 9.0, expected some of .*8.9.*12.0"):
         build_engine(rtx, graph, profiles_of(tiny_engine_bundle, "ranker"), options)
+
+
+def test_such_a_device_is_refused_before_anything_is_exported(
+    rtx, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "export")
+    with pytest.raises(BuildError, match=r"--compute-capability: got 9\.0"):
+        build_bundle(tiny(tmp_path / "bundle", engine=Engine.TENSORRT_RTX, compute_capabilities=("8.9", "9.0")))
+    assert "exported" not in caplog.text
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_slow_phases_get_a_line_each_with_their_seconds(

@@ -63,7 +63,6 @@ def test_one_changed_weight_changes_the_stage_that_holds_it_and_no_other(weight:
         ("attention_block", 16, {"generator"}),
         ("attention_block", 20, set()),  # as long as the tiny history: one block, as before
         ("keep_fp32", ("ranker.layer.feed",), {"ranker"}),
-        ("keep_bf16", ("enhancer", "generator.blocks.1"), {"enhancer", "generator"}),
     ],
 )
 def test_a_setting_of_one_stages_graph_changes_no_other(setting: str, value: Any, stages: set[str]) -> None:

@@ -114,11 +114,9 @@ def test_a_module_inside_a_kept_one_answers_in_the_type_around_it() -> None:
         ),
         (fp16(keep_fp32=("item_encoder.output",)), "a module of no stage, expected one of generator, enhancer"),
         (fp16(keep_fp32=("",)), "a module of no stage"),
-        (fp16(keep_fp32=("ranker",), keep_bf16=("ranker",)), "both name ranker.*Name it once"),
-        (fp16(keep_bf16=("ranker",)), "no bf16 matrices.*Use --keep-fp32"),
         (GraphSettings(precision=Precision.FP32, keep_fp32=("ranker",)), "with --precision fp32.*--precision fp16"),
     ],
-    ids=["unknown", "outside", "empty", "twice", "bf16", "fp32"],
+    ids=["unknown", "outside", "empty", "fp32"],
 )
 def test_a_name_that_cannot_be_kept_is_one_clear_error(settings: GraphSettings, words: str) -> None:
     with pytest.raises(BuildError, match=words):

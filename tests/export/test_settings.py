@@ -61,6 +61,9 @@ def test_auto_becomes_fp32_onnx_and_says_so(caplog: pytest.LogCaptureFixture) ->
 def test_bf16_is_refused_because_nothing_here_could_verify_it() -> None:
     with pytest.raises(BuildError, match="no bf16 kernels"):
         resolve(BuildSettings(precision=Precision.BF16))
+    for kept in ((), ("ranker",)):
+        with pytest.raises(BuildError, match=r"--keep-bf16 ranker: .*no bf16 matrices.*Use --keep-fp32"):
+            resolve(BuildSettings(precision=Precision.FP16, keep_fp32=kept, keep_bf16=("ranker",)))
 
 
 def test_the_profile_fills_up_with_what_the_model_can_take() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from functools import cache
 from pathlib import Path
@@ -213,8 +212,6 @@ def test_onnx_runtime_names_the_node_that_has_neither_body_nor_kernel(tiny_bundl
 @pytest.mark.trt
 def test_tensorrt_names_the_node_that_has_neither_body_nor_plugin(tiny_bundle: Path, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx cannot be imported")
-    if importlib.util.find_spec("export.engine_from_onnx") is None:
-        pytest.skip("export.engine_from_onnx is not there yet")
     from export.engine_from_onnx import EngineOptions, build_engine
     from export.settings import Precision
 
