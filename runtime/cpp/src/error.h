@@ -1,9 +1,10 @@
 /// Builds the texts of errors: where, got, expected, next step.
 #pragma once
 
-#include <concepts>
+#include <filesystem>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "oneranker/pipeline.h"
 
@@ -11,11 +12,18 @@ namespace oneranker {
 
 inline constexpr std::string_view kRebuild = "Rebuild with `python -m export.build --stage all`";
 
-inline void AppendTo(std::string& text, std::string_view part) { text.append(part); }
-inline void AppendTo(std::string& text, const std::filesystem::path& part) { text.append(part.string()); }
-template <typename Number>
-requires std::integral<Number>
-void AppendTo(std::string& text, Number part) { text.append(std::to_string(part)); }
+template <typename Part>
+void AppendTo(std::string& text, const Part& part) {
+  if constexpr (std::is_same_v<Part, std::filesystem::path>) {
+    text.append(part.string());
+  } else if constexpr (std::is_same_v<Part, char>) {
+    text.push_back(part);
+  } else if constexpr (std::is_integral_v<Part>) {
+    text.append(std::to_string(part));
+  } else {
+    text.append(std::string_view(part));
+  }
+}
 
 /// Texts, paths and whole numbers one after the other.
 template <typename... Parts>
