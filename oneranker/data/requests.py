@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,19 @@ def request_json(dataset: Dataset, user: str, until: int | None = None) -> dict[
     request["context"] = _row(events.context, int(context_row[stop])) if later.any() else {}
     request["events"] = [_event(dataset, row, context_row) for row in rows]
     return request
+
+
+def requests_of_test(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """One request of every user who asks in the test part, in the order of the users, with all that came before it.
+
+    By time it is the user's first at or after `valid_until`; leaving one out, it is the user's last.
+    """
+    tables, events, split = dataset.tables, dataset.tables.events, dataset.schema.split
+    begins = np.searchsorted(events.group_user, np.arange(len(tables.user_ids) + 1))
+    for user, begin, end in zip(tables.user_ids, begins[:-1], begins[1:], strict=True):
+        asked = events.group_time[begin:end][~events.group_content[begin:end]]
+        if len(asked) and (split.by != "time" or asked[-1] >= split.valid_until):
+            yield request_json(dataset, user, split.valid_until if split.by == "time" else int(asked[-1]))
 
 
 def _event(dataset: Dataset, row: int, context_row: np.ndarray) -> dict[str, Any]:

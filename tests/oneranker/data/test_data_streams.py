@@ -1,5 +1,6 @@
 """Streams of training are what serving would see, and targets are what the next request held."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 from ticket_runs import ticket_runs
 
+from oneranker.data.__main__ import main
 from oneranker.data.dataset import Dataset
-from oneranker.data.requests import request_json
+from oneranker.data.requests import request_json, requests_of_test
 from oneranker.data.streams import build_streams
 from oneranker.errors import DataError
 from oneranker.tokens import CONTENT, CONTEXT, ITEM, USER
@@ -125,6 +127,32 @@ def test_a_request_after_everything_holds_everything(shop_folder: Shop) -> None:
     assert early["events"] == [e for e in early["events"] if e["action"] == "leaflet"]
     beyond = request_json(dataset, "p03", 10**6)
     assert (beyond["now"], beyond["events"]) == (10**6, last["events"])
+
+
+def test_every_user_of_the_test_weeks_asks_once_with_all_that_came_before(shop_folder: Shop) -> None:
+    dataset = Dataset.read(shop_folder())
+    lines = pd.read_parquet(dataset.schema.folder / "lines.parquet")
+    first = lines[lines["ticket"].notna() & (lines["at"] >= 7000)].groupby("who")["at"].min()
+    requests = list(requests_of_test(dataset))
+    assert {request["user"]["id"]: request["now"] for request in requests} == first.to_dict()
+    for request in requests:
+        mine = lines[(lines["who"] == request["user"]["id"]) & (lines["at"] < request["now"])]
+        assert len(request["events"]) >= len(mine)
+        assert all(event["time"] <= request["now"] for event in request["events"])
+
+
+def test_without_times_a_user_asks_at_the_last_event(plays_folder: Path) -> None:
+    dataset = Dataset.read(plays_folder)
+    requests = requests_of_test(dataset)
+    asked = {request["user"]["id"]: [event["item"] for event in request["events"]] for request in requests}
+    assert asked == {"ann": ["x-1", "x-2", "x-1"], "bob": ["x-2"], "cat": []}
+
+
+def test_the_command_writes_requests_as_json_lines(shop_folder: Shop, tmp_path: Path) -> None:
+    folder = shop_folder()
+    assert main(["requests", str(folder), "--count", "2", "--out", str(tmp_path / "requests.jsonl")]) == 0
+    written = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert written == list(requests_of_test(Dataset.read(folder)))[:2]
 
 
 def test_an_unknown_user_is_refused(shop_folder: Shop) -> None:
