@@ -25,11 +25,13 @@ class TokenError(ValueError):
 
 
 def text_of(value: object) -> str:
-    """The one spelling of a raw value: 12, 12.0 and "12" are "12"; None and NaN are ""."""
+    """The one spelling of a raw value: 12, 12.0 and "12" are "12", True is "1"; None and NaN are ""."""
     if type(value) is str:  # nearly always, when a request is read
         return value
     if value is None:
         return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))  # True == 1 == 1.0 in Python, so in one column they are one value
     if isinstance(value, float | np.floating):
         if math.isnan(value):
             return ""

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from oneranker.tokens import Field, display_name, text_of
+from oneranker.tokens import Field, column_of, display_name, text_of
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         *((12, "12"), (12.0, "12"), ("12", "12"), (np.int64(12), "12"), (np.float32(12), "12"), (0.5, "0.5")),
-        *((None, ""), (float("nan"), ""), ("", ""), (["a", 1.0], "a|1"), (True, "True")),
+        *((None, ""), (float("nan"), ""), ("", ""), (["a", 1.0], "a|1"), (True, "1"), (np.False_, "0")),
     ],
 )
 def test_a_raw_value_has_one_spelling(value: object, text: str) -> None:
@@ -29,6 +29,11 @@ def test_a_category_is_the_same_row_whatever_its_type(column: np.ndarray) -> Non
     entry = Field.fit("x", "category", np.array([1, 2, 1]))
     assert entry.values == ("1", "2")
     assert entry.encode(column)[:, 0].tolist() == [3, 2, 1, 2]  # 1 = unknown
+
+
+@pytest.mark.parametrize("column", [[True, 1, "1", 1.0], [1, True, 1.0, "1"], ["1", 1.0, 1, True]], ids=str)
+def test_true_and_one_are_the_same_row_whichever_comes_first(column: list[object]) -> None:
+    assert Field(name="x", type="category", values=("1",)).encode(column_of(column))[:, 0].tolist() == [2] * 4
 
 
 def test_number_buckets_hold_equal_shares_and_missing_numbers_are_unknown() -> None:
