@@ -41,6 +41,18 @@ def text_of(value: object) -> str:
     return str(value)
 
 
+def name_of(value: object, where: str) -> str:
+    """The text of a value that names something: an item, a group, an action.
+
+    Raises: TokenError for what is neither text nor a number.
+    """
+    if value is None or (isinstance(value, str | int | float | np.number) and not isinstance(value, bool)):
+        return text_of(value)
+    raise TokenError(
+        f"{where}: got {type(value).__name__}, expected text or a number. Send the one name that is meant."
+    )
+
+
 def display_name(values: Iterable[object]) -> str:
     """A readable name out of a row of display columns; missing ones are left out."""
     return " · ".join(text for text in map(text_of, values) if text)

@@ -23,6 +23,7 @@ from oneranker.token_fields import (
     check_keys,
     column_of,
     display_name,
+    name_of,
     text_of,
     time_columns,
 )
@@ -46,7 +47,7 @@ from oneranker.token_stream import (
 __all__ = [
     "CONTENT", "CONTEXT", "ITEM", "NO_ITEM", "PAD", "RESERVED_EVENT_KEYS", "RESERVED_USER_KEYS", "SCHEMA_VERSION",
     "UNKNOWN_ITEM", "USER", "Columns", "Field", "ItemLookup", "SimpleItemLookup", "TokenError", "TokenStream",
-    "Tokenizer", "Tokens", "column_of", "display_name", "group_events", "newest", "text_of",
+    "Tokenizer", "Tokens", "column_of", "display_name", "group_events", "name_of", "newest", "text_of",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1

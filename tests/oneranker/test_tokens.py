@@ -228,10 +228,14 @@ def test_a_missing_key_and_a_missing_file_say_what_to_do(tokenizer: Tokenizer, t
         ({"events": ["i1"]}, r"request.events\[0\]: got str, expected an object"),
         ({"events": [{"time": 1, "action": "buy"}]}, r"events\[0\]: an item event without 'item'.*Name the item"),
         ({"events": [{"time": 1, "item": "i1", "kind": "ad"}]}, r"events\[0\].kind: got 'ad', expected one of"),
-        (
-            {"events": [{"time": 1, "item": "i1", "action": ["buy"]}]},
-            "field 'action': got a value that is a",
-        ),
+        ({"events": [{"time": 1, "item": ["i1"]}]}, r"events\[0\].item: got list, expected text or a number. Send"),
+        ({"events": [{"time": 1, "item": True}]}, r"events\[0\].item: got bool, expected text or a number"),
+        ({"events": [{"time": 1, "item": "i1", "group": {"a": 1}}]}, r"events\[0\].group: got dict, expected text"),
+        ({"events": [{"time": 1, "item": "i1", "action": ["buy"]}]}, r"events\[0\].action: got list, expected text"),
+        ({"events": [{"time": 1, "item": "i1", "kind": 0}]}, r"events\[0\].kind: got '0', expected one of"),
+        ({"events": [{"time": 1, "item": "i1", "kind": False}]}, r"events\[0\].kind: got bool, expected text"),
+        ({"user": {"id": ["u"]}}, "request.user.id: got list, expected text or a number"),
+        ({"user": {"town": ["x"]}}, "field 'town': got a value that is a list"),
         ({"user": {"age": "old"}}, "field 'age': could not convert string to float: 'old', expected a number"),
     ],
 )
