@@ -96,7 +96,7 @@ def floats_of(values: np.ndarray, name: str) -> np.ndarray:
         return values.astype(np.float64)
     texts, inverse = distinct_texts(values, name)
     try:
-        numbers = np.array([float(text) if text else math.nan for text in texts], dtype=np.float64)
+        numbers = np.array([_number(text) if text else math.nan for text in texts], dtype=np.float64)
     except ValueError as error:
         raise TokenError(
             f"field '{name}': {error}, expected a number. Send a number, or declare the column as 'category'."
@@ -177,7 +177,7 @@ class Field:
             buckets = UNKNOWN + 1 + np.searchsorted(np.asarray(self.edges), numbers, side="right")
             return np.where(np.isnan(numbers), UNKNOWN, buckets).astype(np.int32)[:, None]
         if self.type == "list" and values.dtype == object:
-            values = column_of(list(map(text_of, values.tolist())))
+            values = column_of([_list_text(value, self.name) for value in values.tolist()])
         texts, inverse = distinct_texts(values, self.name)
         table = np.zeros((len(texts), self.slots), dtype=np.int32)
         for i, text in enumerate(texts):
@@ -247,6 +247,25 @@ def check_keys(raw: Any, expected: set[str], schema_version: int, where: str) ->
             f"{where}: missing keys {sorted(expected - set(raw))}, unknown keys {sorted(set(raw) - expected)}, "
             f"expected exactly {sorted(expected)}. Fit the tokenizer again."
         )
+
+
+def _number(text: str) -> float:
+    """Python's float(), less its digits of other scripts."""
+    stripped = text.strip()
+    try:
+        return float(stripped if stripped.isascii() else "")
+    except ValueError as error:
+        raise ValueError(f"could not convert string to float: {text!r}") from error
+
+
+def _list_text(value: object, name: str) -> str:
+    inner = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, list | tuple | Mapping) for part in inner):
+        raise TokenError(
+            f"field '{name}': got a list or an object inside a list, expected text, numbers or a list of these. "
+            "Send one flat list."
+        )
+    return text_of(value)
 
 
 def _parts(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oneranker.tokens import Field, column_of, display_name, text_of
+from oneranker.tokens import Field, TokenError, column_of, display_name, text_of
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,12 @@ def test_a_list_fills_its_slots_and_drops_the_rest() -> None:
     values = np.empty(5, dtype=object)
     values[:] = ["c|a|b", "b", None, "zz|a", ["a", "b"]]
     assert entry.encode(values).tolist() == [[4, 2], [3, 0], [1, 0], [1, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("value", [["a", ["b"]], ["a", {"b": 1}], {"a": 1}], ids=str)
+def test_a_list_holds_no_lists_and_no_objects(value: object) -> None:
+    with pytest.raises(TokenError, match="field 'x': got a list or an object inside a list, expected text, numbers"):
+        Field(name="x", type="list", values=("a", "b"), slots=2).encode(column_of([value]))
 
 
 def test_a_display_name_leaves_out_what_is_missing() -> None:

@@ -236,6 +236,8 @@ def test_a_missing_key_and_a_missing_file_say_what_to_do(tokenizer: Tokenizer, t
         ({"events": [{"time": 1, "item": "i1", "kind": False}]}, r"events\[0\].kind: got bool, expected text"),
         ({"user": {"id": ["u"]}}, "request.user.id: got list, expected text or a number"),
         ({"user": {"town": ["x"]}}, "field 'town': got a value that is a list"),
+        ({"user": {"town": {"x": 1}}}, "field 'town': got a value that is a list or an object"),
+        ({"user": {"age": "\u0663\u0664"}}, "field 'age': could not convert string to float"),
         ({"user": {"age": "old"}}, "field 'age': could not convert string to float: 'old', expected a number"),
     ],
 )
