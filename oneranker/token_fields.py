@@ -200,6 +200,8 @@ class Field:
 
         Raises: TokenError naming the key.
         """
+        if not isinstance(raw, Mapping):
+            raise TokenError(f"{where}: got {type(raw).__name__}, expected an object. Fit the tokenizer again.")
         kind = raw.get("type")
         required = {"name", "type", "edges" if kind == "number" else "values"} | (
             {"slots"} if kind == "list" else set()
@@ -208,12 +210,21 @@ class Field:
             raise TokenError(
                 f"{where}: a {kind} field has keys {sorted(raw)}, expected {sorted(required)}. Fit the tokenizer again."
             )
+        check_types(raw, {"name": (str,), "type": (str,), "slots": (int,)}, where)
+        check_types(raw, {"values": (list,), "edges": (list,)}, where)
+        for key, types in (("values", (str,)), ("edges", (int, float))):
+            for entry in raw.get(key, ()):
+                check_types({key: entry}, {key: types}, where)
+        try:
+            edges = tuple(map(float, raw.get("edges", ())))
+        except OverflowError as error:
+            raise TokenError(f"{where}: edges ({error}), expected finite numbers. Fit the tokenizer again.") from error
         return cls(
-            name=str(raw["name"]),
-            type=str(kind),
-            values=tuple(map(str, raw.get("values", ()))),
-            edges=tuple(map(float, raw.get("edges", ()))),
-            slots=int(raw.get("slots", 1)),
+            name=raw["name"],
+            type=raw["type"],
+            values=tuple(raw.get("values", ())),
+            edges=edges,
+            slots=raw.get("slots", 1),
         )
 
 
@@ -247,6 +258,19 @@ def check_keys(raw: Any, expected: set[str], schema_version: int, where: str) ->
             f"{where}: missing keys {sorted(expected - set(raw))}, unknown keys {sorted(set(raw) - expected)}, "
             f"expected exactly {sorted(expected)}. Fit the tokenizer again."
         )
+
+
+def check_types(raw: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """Refuse values of other JSON types; a boolean is no integer.
+
+    Raises: TokenError naming the key.
+    """
+    for key, expected in types.items():
+        if key in raw and type(raw[key]) not in expected:
+            raise TokenError(
+                f"{where}: {key} is {raw[key]!r:.60}, expected {' or '.join(t.__name__ for t in expected)}. "
+                "Fit the tokenizer again."
+            )
 
 
 def _number(text: str) -> float:
