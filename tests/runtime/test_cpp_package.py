@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from markdown_pages import blocks
 
 from runtime import Pipeline
 
@@ -64,6 +65,19 @@ def test_a_project_outside_recommends_what_python_recommends(
     assert [line[1] for line in lines] == [item.id for item in expected]
     assert [line[2] for line in lines] == [item.name for item in expected]
     assert [float(line[0]) for line in lines] == pytest.approx([item.score for item in expected], abs=1e-5, rel=1e-5)
+
+
+def test_the_project_of_the_docs_builds_and_runs(
+    outside: Outside, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for language, name in (("cmake", "CMakeLists.txt"), ("cpp", "main.cpp")):
+        [(_, body)] = blocks("docs/cpp.md", language)
+        (tmp_path / name).write_text(body)
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={outside.prefix}")
+    run("cmake", "--build", tmp_path / "build")
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    assert len(run(tmp_path / "build" / "shop").splitlines()) == 3
 
 
 @pytest.mark.parametrize("program", ["recommend_one_user", "recommend_c"])
