@@ -99,11 +99,11 @@ int main(int argc, char** argv) {
   try {
     flags = server::FlagsFrom(std::span<char* const>(argv + 1, static_cast<std::size_t>(argc - 1)));
   } catch (const std::invalid_argument& error) {
-    std::cerr << "oneranker_server: " << error.what() << "\n" << server::kUsage;
+    std::cerr << "oneranker_server: " << error.what() << "\n" << server::Usage();
     return kUsageExit;
   }
   if (flags.help) {
-    std::cout << server::kUsage;
+    std::cout << server::Usage();
     return 0;
   }
   return Serve(flags, BlockStopSignals());

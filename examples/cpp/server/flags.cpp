@@ -10,15 +10,15 @@
 
 namespace server {
 
-const char* const kUsage =
+namespace {
+
+constexpr const char* kUsage =
     "usage: oneranker_server --bundle DIR [--host 127.0.0.1] [--port 8080] [--threads 0] [--queue 64]\n"
     "                        [--engine-threads 1] [--engine auto] [--device auto] [--max-body 1048576] [--allow-swap]\n"
     "  --port 0 takes any free port; stdout says which, as one JSON line\n"
     "  --threads: pipelines that answer at the same time, 0 = one for each core; --queue: requests that may wait\n"
     "  --engine-threads: of ONNX Runtime for each call; --max-body: bytes of a request\n"
     "  --allow-swap: POST /v1/items may replace the item index by a folder of this machine\n";
-
-namespace {
 
 template <typename Number>
 void Read(std::string_view name, std::string_view text, Number least, Number most, Number& number) {
@@ -30,6 +30,8 @@ void Read(std::string_view name, std::string_view text, Number least, Number mos
 }
 
 }  // namespace
+
+std::string Usage() { return kUsage; }
 
 Flags FlagsFrom(std::span<char* const> words) {
   Flags flags;

@@ -25,6 +25,7 @@ struct Flags {
 /// Throws std::invalid_argument that says which word is wrong.
 Flags FlagsFrom(std::span<char* const> words);
 
-extern const char* const kUsage;
+/// What the flags are, for people.
+std::string Usage();
 
 }  // namespace server

@@ -121,7 +121,7 @@ void Service::SwapItems(const httplib::Request& request, httplib::Response& resp
   }
   Guarded(response, [&] {
     model_->SwapItems(FolderFromJson(request.body));
-    Respond(response, 200, "{\"index_version\": \"" + model_->index_version() + "\"}");
+    Respond(response, 200, R"({"index_version": ")" + model_->index_version() + R"("})");
   });
 }
 
