@@ -13,7 +13,14 @@ SHELL := /bin/bash
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
 GPU_FLAGS ?=
 
-.PHONY: help setup demo check lint format types test gpu-check clean
+# CPP=off leaves C++ out of `make check`; CPP_FLAGS go to runtime/cpp/configure; CPP_INSTALL= keeps it from apt-get
+CPP ?= on
+CPP_FLAGS ?=
+CPP_INSTALL ?= --install
+# the library of ONNX Runtime comes from an environment: the smaller one, if there is none yet
+CPP_NEEDS := $(if $(wildcard $(VENV)/.installed $(MINIMAL)/.installed),,$(MINIMAL)/.installed)
+
+.PHONY: help setup demo check lint format types test cpp check-cpp cpp-parts gpu-check clean
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,7 +43,7 @@ setup: $(VENV)/.installed ## the environment with everything for development
 demo: $(VENV)/.installed ## real purchases to recommendations: train, export, verify, recommend, time
 	$(RUN) -m examples.demo --out $(DEMO)
 
-check: $(VENV)/.installed $(MINIMAL)/.installed lint types test ## lint, types and all tests
+check: $(VENV)/.installed $(MINIMAL)/.installed lint types cpp-parts test ## lint, types, all tests, and C++ where it can be built
 
 lint: $(VENV)/.installed ## ruff: rules and format; hadolint
 	$(VENV)/bin/ruff check .
@@ -53,8 +60,26 @@ types: $(VENV)/.installed ## mypy
 test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
 	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest $(SIDE_BY_SIDE)
 
+cpp: $(CPP_NEEDS) ## the C++ runtime and its examples into build/cpp/release
+	runtime/cpp/configure --level examples $(CPP_INSTALL) $(CPP_FLAGS)
+	cmake -C build/cpp/configure.cmake -S runtime/cpp -B build/cpp/release -DCMAKE_BUILD_TYPE=Release \
+	    -DONERANKER_BUILD_EXAMPLES=ON
+	cmake --build build/cpp/release --parallel $(shell nproc)
+
+check-cpp: $(VENV)/.installed ## all that is checked of the C++ runtime
+	runtime/cpp/configure --level check $(CPP_INSTALL) $(CPP_FLAGS)
+	PYTHON=$(RUN) runtime/cpp/check
+
+# what `make check` takes of it: `test` runs the Python tests that drive the C++ runtime
+cpp-parts: $(VENV)/.installed
+	@if [ "$(CPP)" = off ]; then echo "check: C++ is left out, CPP=off"; \
+	elif ! command -v "$${CXX:-c++}" >/dev/null; then echo "check: C++ is left out, no compiler: apt-get install -y g++"; \
+	elif ! said=$$(runtime/cpp/configure --level check $(CPP_INSTALL) $(CPP_FLAGS) 2>&1); then \
+	    echo "check: C++ is left out:" $$(grep 'is missing' <<<"$$said" | sed 's/^configure: //' | paste -sd';'); \
+	else PYTHON=$(RUN) runtime/cpp/check format release tidy address thread fuzz; fi
+
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
 	$(GPU_PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_FLAGS)
 
-clean: ## forget environments and the demo
-	rm -rf $(VENV) $(MINIMAL) $(DEMO)
+clean: ## forget environments, the demo and the C++ builds
+	rm -rf $(VENV) $(MINIMAL) $(DEMO) build/cpp

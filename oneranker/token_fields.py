@@ -25,11 +25,13 @@ class TokenError(ValueError):
 
 
 def text_of(value: object) -> str:
-    """The one spelling of a raw value: 12, 12.0 and "12" are "12"; None and NaN are ""."""
+    """The one spelling of a raw value: 12, 12.0 and "12" are "12", True is "1"; None and NaN are ""."""
     if type(value) is str:  # nearly always, when a request is read
         return value
     if value is None:
         return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))  # True == 1 == 1.0 in Python, so in one column they are one value
     if isinstance(value, float | np.floating):
         if math.isnan(value):
             return ""
@@ -37,6 +39,18 @@ def text_of(value: object) -> str:
     if isinstance(value, list | tuple):
         return LIST_SEPARATOR.join(map(text_of, value))
     return str(value)
+
+
+def name_of(value: object, where: str) -> str:
+    """The text of a value that names something: an item, a group, an action.
+
+    Raises: TokenError for what is neither text nor a number.
+    """
+    if value is None or (isinstance(value, str | int | float | np.number) and not isinstance(value, bool)):
+        return text_of(value)
+    raise TokenError(
+        f"{where}: got {type(value).__name__}, expected text or a number. Send the one name that is meant."
+    )
 
 
 def display_name(values: Iterable[object]) -> str:
@@ -82,7 +96,7 @@ def floats_of(values: np.ndarray, name: str) -> np.ndarray:
         return values.astype(np.float64)
     texts, inverse = distinct_texts(values, name)
     try:
-        numbers = np.array([float(text) if text else math.nan for text in texts], dtype=np.float64)
+        numbers = np.array([_number(text) if text else math.nan for text in texts], dtype=np.float64)
     except ValueError as error:
         raise TokenError(
             f"field '{name}': {error}, expected a number. Send a number, or declare the column as 'category'."
@@ -163,7 +177,7 @@ class Field:
             buckets = UNKNOWN + 1 + np.searchsorted(np.asarray(self.edges), numbers, side="right")
             return np.where(np.isnan(numbers), UNKNOWN, buckets).astype(np.int32)[:, None]
         if self.type == "list" and values.dtype == object:
-            values = column_of(list(map(text_of, values.tolist())))
+            values = column_of([_list_text(value, self.name) for value in values.tolist()])
         texts, inverse = distinct_texts(values, self.name)
         table = np.zeros((len(texts), self.slots), dtype=np.int32)
         for i, text in enumerate(texts):
@@ -186,6 +200,8 @@ class Field:
 
         Raises: TokenError naming the key.
         """
+        if not isinstance(raw, Mapping):
+            raise TokenError(f"{where}: got {type(raw).__name__}, expected an object. Fit the tokenizer again.")
         kind = raw.get("type")
         required = {"name", "type", "edges" if kind == "number" else "values"} | (
             {"slots"} if kind == "list" else set()
@@ -194,12 +210,21 @@ class Field:
             raise TokenError(
                 f"{where}: a {kind} field has keys {sorted(raw)}, expected {sorted(required)}. Fit the tokenizer again."
             )
+        check_types(raw, {"name": (str,), "type": (str,), "slots": (int,)}, where)
+        check_types(raw, {"values": (list,), "edges": (list,)}, where)
+        for key, types in (("values", (str,)), ("edges", (int, float))):
+            for entry in raw.get(key, ()):
+                check_types({key: entry}, {key: types}, where)
+        try:
+            edges = tuple(map(float, raw.get("edges", ())))
+        except OverflowError as error:
+            raise TokenError(f"{where}: edges ({error}), expected finite numbers. Fit the tokenizer again.") from error
         return cls(
-            name=str(raw["name"]),
-            type=str(kind),
-            values=tuple(map(str, raw.get("values", ()))),
-            edges=tuple(map(float, raw.get("edges", ()))),
-            slots=int(raw.get("slots", 1)),
+            name=raw["name"],
+            type=raw["type"],
+            values=tuple(raw.get("values", ())),
+            edges=edges,
+            slots=raw.get("slots", 1),
         )
 
 
@@ -233,6 +258,38 @@ def check_keys(raw: Any, expected: set[str], schema_version: int, where: str) ->
             f"{where}: missing keys {sorted(expected - set(raw))}, unknown keys {sorted(set(raw) - expected)}, "
             f"expected exactly {sorted(expected)}. Fit the tokenizer again."
         )
+
+
+def check_types(raw: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """Refuse values of other JSON types; a boolean is no integer.
+
+    Raises: TokenError naming the key.
+    """
+    for key, expected in types.items():
+        if key in raw and type(raw[key]) not in expected:
+            raise TokenError(
+                f"{where}: {key} is {raw[key]!r:.60}, expected {' or '.join(t.__name__ for t in expected)}. "
+                "Fit the tokenizer again."
+            )
+
+
+def _number(text: str) -> float:
+    """Python's float(), less its digits of other scripts."""
+    stripped = text.strip()
+    try:
+        return float(stripped if stripped.isascii() else "")
+    except ValueError as error:
+        raise ValueError(f"could not convert string to float: {text!r}") from error
+
+
+def _list_text(value: object, name: str) -> str:
+    inner = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, list | tuple | Mapping) for part in inner):
+        raise TokenError(
+            f"field '{name}': got a list or an object inside a list, expected text, numbers or a list of these. "
+            "Send one flat list."
+        )
+    return text_of(value)
 
 
 def _parts(text: str) -> list[str]:

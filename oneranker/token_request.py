@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oneranker.token_fields import TokenError, column_of, text_of
+from oneranker.token_fields import TokenError, column_of, name_of
 
 if TYPE_CHECKING:
     from oneranker.tokens import Tokenizer
@@ -64,7 +64,8 @@ def read_request(request: Mapping[str, Any], tokenizer: Tokenizer) -> RequestCol
         event if type(event) is dict and event.keys() <= allowed else _object(event, f"request.events[{i}]", allowed)
         for i, event in enumerate(events)
     ]
-    item_ids = [text_of(event.get("item")) for event in checked]
+    name_of(user.get("id"), "request.user.id")
+    item_ids = _names(checked, "item")
     content = _content(checked, item_ids, tokenizer.actions)
     time, now = _times(request, checked, tokenizer.uses_time)
     return RequestColumns(
@@ -92,11 +93,21 @@ def _object(value: Any, where: str, allowed: set[str]) -> Mapping[str, Any]:
     return value
 
 
+def _names(events: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """What each event names by this key, "" for nothing."""
+    values = [event.get(key) for event in events]
+    return [
+        value if type(value) is str else "" if value is None else name_of(value, f"request.events[{i}].{key}")
+        for i, value in enumerate(values)
+    ]
+
+
 def _content(events: Sequence[Mapping[str, Any]], item_ids: Sequence[str], actions: Mapping[str, str]) -> list[bool]:
     """Which events are content: by their own 'kind', else by their action, else those that name no item are errors."""
     content = []
+    own, action = _names(events, "kind"), _names(events, "action")
     for i, (event, item) in enumerate(zip(events, item_ids, strict=True)):
-        kind = event.get("kind") or actions.get(text_of(event.get("action"))) or "item"
+        kind = own[i] or actions.get(action[i]) or "item"
         if kind not in EVENT_KINDS:
             raise TokenError(
                 f"request.events[{i}].kind: got {kind!r}, expected one of {EVENT_KINDS}. "
@@ -148,5 +159,6 @@ def _seconds(value: Any, where: str) -> int:
 def _labels(events: Sequence[Mapping[str, Any]], content: Sequence[bool]) -> np.ndarray:
     """Equal group names share a number; an event without a group, or a content event, stands alone."""
     numbers: dict[str | int, int] = {}
-    names = ("" if alone else text_of(event.get("group")) for event, alone in zip(events, content, strict=True))
-    return np.array([numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(names)], dtype=np.int64)
+    names = enumerate(zip(_names(events, "group"), content, strict=True))
+    labels = [numbers.setdefault(i if alone else name or i, len(numbers)) for i, (name, alone) in names]
+    return np.array(labels, dtype=np.int64)

@@ -21,12 +21,14 @@ from oneranker.token_fields import (
     Field,
     TokenError,
     check_keys,
+    check_types,
     column_of,
     display_name,
+    name_of,
     text_of,
     time_columns,
 )
-from oneranker.token_request import RESERVED_EVENT_KEYS, RESERVED_USER_KEYS, read_request
+from oneranker.token_request import EVENT_KINDS, RESERVED_EVENT_KEYS, RESERVED_USER_KEYS, read_request
 from oneranker.token_stream import (
     CONTENT,
     CONTEXT,
@@ -46,10 +48,12 @@ from oneranker.token_stream import (
 __all__ = [
     "CONTENT", "CONTEXT", "ITEM", "NO_ITEM", "PAD", "RESERVED_EVENT_KEYS", "RESERVED_USER_KEYS", "SCHEMA_VERSION",
     "UNKNOWN_ITEM", "USER", "Columns", "Field", "ItemLookup", "SimpleItemLookup", "TokenError", "TokenStream",
-    "Tokenizer", "Tokens", "column_of", "display_name", "group_events", "newest", "text_of",
+    "Tokenizer", "Tokens", "column_of", "display_name", "group_events", "name_of", "newest", "text_of",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
+MAX_ROWS = 2**31 - 1  # rows of the table are int32
+MAX_FIELDS = 2**16  # of one token
 SECTIONS = ("content", "event", "context", "user")
 
 
@@ -79,6 +83,14 @@ class Tokenizer:
                 f"tokenizer: levels={self.levels}, codes={self.codes}, expected both at least 1. "
                 "Take them from the semantic IDs."
             )
+        if odd := [f"{action!r}: {kind!r}" for action, kind in self.actions.items() if kind not in EVENT_KINDS]:
+            raise TokenError(f"tokenizer: actions {odd}, expected one of {EVENT_KINDS} for each. Correct the schema.")
+        taken = {"event": RESERVED_EVENT_KEYS - {"action"}, "context": RESERVED_EVENT_KEYS, "user": RESERVED_USER_KEYS}
+        for section, reserved in taken.items():
+            if both := reserved & {entry.name for entry in getattr(self, section)}:
+                raise TokenError(
+                    f"tokenizer: {section} declares {sorted(both)}, which the request format takes. Rename the column."
+                )
         offsets: dict[str, int] = {}
         row = self.levels * self.codes + 1  # the unknown item is row L*V + 1; a field's local rows start at 1
         for section in SECTIONS:
@@ -91,6 +103,11 @@ class Tokenizer:
         names = sum(len(getattr(self, section)) for section in SECTIONS) + len(TIME_ROWS) * self.uses_time
         if len(offsets) != names:
             raise TokenError(f"tokenizer: {names} fields, {len(offsets)} of them with different names. Rename one.")
+        if row + 1 > MAX_ROWS or self.fields > MAX_FIELDS:
+            raise TokenError(
+                f"tokenizer: {row + 1} rows and {self.fields} fields, expected at most {MAX_ROWS} and {MAX_FIELDS}. "
+                "Declare fewer values or slots."
+            )
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "vocabulary", row + 1)
 
@@ -236,6 +253,8 @@ class Tokenizer:
         """
         plain_keys = ("levels", "codes", "uses_time", "uses_group", "actions")
         check_keys(raw, {"schema_version", *plain_keys, *SECTIONS}, SCHEMA_VERSION, where)
+        check_types(raw, {"levels": (int,), "codes": (int,), "uses_time": (bool,), "uses_group": (bool,)}, where)
+        check_types(raw, {"actions": (dict,)} | dict.fromkeys(SECTIONS, (list,)), where)
         plain = {key: raw[key] for key in plain_keys}
         fields: dict[str, Any] = {
             s: tuple(Field.from_dict(entry, f"{where}: {s}") for entry in raw[s]) for s in SECTIONS
@@ -264,7 +283,7 @@ class Tokenizer:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise TokenError(f"{path}: cannot be read ({error}), expected a tokenizer. Was it copied whole?") from error
         return cls.from_json(text, str(path))
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from oneranker.tokens import ItemLookup, Tokenizer, Tokens, text_of
+from oneranker.tokens import ItemLookup, TokenError, Tokenizer, Tokens, name_of
 from runtime.errors import FeedError, RequestError
 from runtime.item_tables import ItemFilter
 from runtime.items import ItemIndex
@@ -58,7 +58,14 @@ def _filter_rows(item_ids: Any, key: str, index: ItemIndex, position: int) -> tu
         return None, 0
     if not isinstance(item_ids, Sequence) or isinstance(item_ids, str):
         raise RequestError(position, f"{key!r} is a {type(item_ids).__name__}, expected a list of item ids.")
-    rows = index.rows([text_of(item_id) for item_id in item_ids])
+    try:
+        names = [
+            item_id if type(item_id) is str else name_of(item_id, f"request.{key}[{i}]")
+            for i, item_id in enumerate(item_ids)
+        ]
+    except TokenError as error:
+        raise RequestError(position, str(error)) from error
+    rows = index.rows(names)
     return rows[rows >= 0], int((rows < 0).sum())
 
 

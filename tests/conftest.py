@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 # Folders here bear the packages' names, and an editable install is looked up after them: the root goes first.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def _gpu() -> str:
@@ -30,11 +31,21 @@ def _trt() -> str:
     return "" if found else "neither tensorrt nor tensorrt_rtx can be imported"
 
 
-NEEDS: dict[str, Callable[[], str]] = {"gpu": _gpu, "trt": _trt}  # marker -> what is missing, "" if nothing
+def _cpp() -> str:
+    return (
+        "" if (ROOT / "build" / "cpp" / "release" / "liboneranker.so").exists() else "build/cpp/release: run `make cpp`"
+    )
+
+
+NEEDS: dict[str, Callable[[], str]] = {
+    "gpu": _gpu,
+    "trt": _trt,
+    "cpp": _cpp,
+}  # marker -> what is missing, "" if nothing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require", default="", metavar="gpu,trt", help="fail, instead of skip, tests that need these")
+    parser.addoption("--require", default="", metavar="gpu,trt,cpp", help="fail, not skip, tests that need these")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -60,6 +60,14 @@ def test_a_command_of_the_docs_exists_with_the_flags_it_is_given(command: str) -
         assert os.access(ROOT / words[0], os.X_OK)
         assert not words[1:] or f" AS {words[1]}\n" in text("docker/Dockerfile")
         return
+    if words[0] == "runtime/cpp/configure":
+        told = subprocess.run([ROOT / words[0], "--help"], capture_output=True, text=True, check=True).stdout
+        assert [word for word in words[1:] if word.startswith("--") and word not in told] == []
+        return
+    if words[0].startswith("build/cpp/release/examples/"):
+        told = text("examples/cpp/server/flags.cpp")
+        assert [word for word in words[1:] if word.startswith("--") and f'{{"{word}", ' not in told] == []
+        return
     assert words[:2] == ["python", "-m"], f"`{command}` is not checked by any test"
     module = words[2] + (" prepare" if words[3:4] == ["prepare"] else "")
     told = help_of(module)

@@ -41,4 +41,4 @@ def test_a_missing_tensorrt_skips_by_name_and_fails_where_it_is_required(tmp_pat
 def test_an_unknown_requirement_is_a_usage_error(tmp_path: Path) -> None:
     code, text = outcome(tmp_path, "--require", "tpu")
     assert code == 4
-    assert "expected some of gpu, trt" in text
+    assert "expected some of gpu, trt, cpp" in text

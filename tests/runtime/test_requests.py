@@ -65,6 +65,11 @@ def test_candidates_that_cannot_be_scored_are_named(
         ({"events": [], "now": -1}, "-1"),
         ({"events": [], "now": 1, "eligible": "item-0-1"}, "'eligible' is a str, expected a list of item ids"),
         ({"events": [], "now": 1, "excluded": 3}, "'excluded' is a int, expected a list of item ids"),
+        (
+            {"events": [], "now": 1, "eligible": ["a", ["b"]]},
+            "request.eligible[1]: got list, expected text or a number",
+        ),
+        ({"events": [], "now": 1, "excluded": [True]}, "request.excluded[0]: got bool, expected text or a number"),
     ],
 )
 def test_a_malformed_request_is_named_by_position(pipeline: Pipeline, request_: Any, message: str) -> None:

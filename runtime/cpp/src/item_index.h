@@ -28,9 +28,14 @@ struct ItemIndexHeader {
 /// One catalogue: semantic IDs, tables, ids and names; item row = leaf rank in the trie. Immutable, for all threads.
 /// Its tables are the mapped file itself: nothing is copied, and several processes share one copy in memory.
 class ItemIndex final : public ItemLookup {
+  struct Impl;
+
  public:
   /// Read and check a folder. Throws Error(kBundle).
   static std::shared_ptr<const ItemIndex> Read(const std::filesystem::path& folder);
+  explicit ItemIndex(std::unique_ptr<const Impl> impl);  // Read alone has an Impl
+  ItemIndex(const ItemIndex&) = delete;
+  ItemIndex& operator=(const ItemIndex&) = delete;
   ~ItemIndex() override;
 
   [[nodiscard]] const std::filesystem::path& folder() const noexcept;
@@ -47,9 +52,15 @@ class ItemIndex final : public ItemLookup {
   [[nodiscard]] std::span<const std::int32_t> default_eligible() const noexcept;
 
  private:
-  struct Impl;
-  explicit ItemIndex(std::unique_ptr<const Impl> impl);
+  [[nodiscard]] bool Has(std::int64_t row) const noexcept;
   std::unique_ptr<const Impl> impl_;
 };
+
+/// Compare what the index says of items in tokens with what the tokenizer can say: `columns` values per item, rows of
+/// the embedding table below `rows`. Throws Error(kBundle).
+void CheckItemFields(const ItemIndex& index, std::int64_t columns, std::int64_t rows);
+
+/// Refuse an index that the loaded model cannot read: other code space, shapes or token fields. Throws Error(kBundle).
+void CheckSameFamily(const ItemIndex& new_index, const ItemIndex& old_index);
 
 }  // namespace oneranker

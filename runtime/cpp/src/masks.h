@@ -1,9 +1,11 @@
 /// The static attention masks of a bundle, turned additive; never decided here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +21,8 @@ class Masks {
  public:
   /// Read masks.safetensors. Throws Error(kBundle).
   static Masks Read(const std::filesystem::path& path);
+  /// The same from the bytes of such a file; `where` stands in the messages.
+  static Masks FromBytes(std::span<const std::byte> file, const std::string& where);
   static bool Has(std::string_view name) noexcept;
 
   /// Throws Error(kBundle) if the mask is smaller than `rows`.

@@ -1,0 +1,44 @@
+#include "server/pipeline_pool.h"
+
+namespace server {
+
+PipelinePool::PipelinePool(const oneranker::Model& model, std::size_t workers, std::size_t queue) : queue_(queue) {
+  for (std::size_t i = 0; i < workers; ++i) {
+    workers_.push_back(std::make_unique<Worker>(model));
+    free_.push_back(workers_.back().get());
+  }
+}
+
+void PipelinePool::WarmUp() {
+  for (const auto& worker : workers_) {
+    worker->pipeline.WarmUp();
+  }
+}
+
+PipelinePool::Lease PipelinePool::Take(std::chrono::milliseconds longest_wait) {
+  std::unique_lock lock(mutex_);
+  if (free_.empty()) {
+    if (waiting_ >= queue_) {
+      return nullptr;
+    }
+    ++waiting_;
+    const bool served = freed_.wait_for(lock, longest_wait, [this] { return !free_.empty(); });
+    --waiting_;
+    if (!served) {
+      return nullptr;
+    }
+  }
+  Worker* worker = free_.back();  // the one used last: its memory is still in the caches
+  free_.pop_back();
+  return {worker, [this](Worker* back) { GiveBack(back); }};
+}
+
+void PipelinePool::GiveBack(Worker* worker) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(worker);  // never allocates: it was in there before
+  }
+  freed_.notify_one();
+}
+
+}  // namespace server

@@ -1,0 +1,128 @@
+#include "server/service.h"
+
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <thread>
+
+#include "server/recommend_body.h"
+
+namespace server {
+
+namespace {
+
+constexpr std::chrono::milliseconds kLongestWait{2000};  // for a free pipeline
+constexpr const char* kJson = "application/json";
+
+void Respond(httplib::Response& response, int code, const std::string& body) {
+  response.status = code;
+  response.set_content(body, kJson);
+}
+
+void Refuse(httplib::Response& response, const char* text) {
+  response.set_header("Retry-After", "1");
+  response.set_header("Connection", "close");
+  Respond(response, 503, ErrorJson(text));
+}
+
+/// Run what may fail and turn each kind of failure into its status code.
+template <typename Work>
+void Guarded(httplib::Response& response, const Work& work) {
+  try {
+    work();
+  } catch (const oneranker::Error& error) {
+    using Kind = oneranker::ErrorKind;
+    const bool callers = error.kind() == Kind::kRequest || error.kind() == Kind::kFeed || error.kind() == Kind::kBundle;
+    Respond(response, callers ? 400 : 500, ErrorJson(error.what(), error.position()));
+  } catch (const std::invalid_argument& error) {
+    Respond(response, 400, ErrorJson(error.what()));
+  } catch (const std::exception& error) {
+    Respond(response, 500, ErrorJson(error.what()));
+  }
+}
+
+}  // namespace
+
+/// Counts a request from here to the end of its scope.
+class Service::InFlight {
+ public:
+  explicit InFlight(Metrics& metrics) : metrics_(metrics) { metrics_.ChangeInFlight(1); }
+  ~InFlight() { metrics_.ChangeInFlight(-1); }
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+
+ private:
+  Metrics& metrics_;
+};
+
+void Service::AddRoutes(httplib::Server& http) {
+  http.Get("/v2/health/live", [](const auto&, auto& response) { Respond(response, 200, R"({"live": true})"); });
+  http.Get("/v2/health/ready", [this](const auto&, auto& response) {
+    const bool ready = phase_ == Phase::kReady;
+    Respond(response, ready ? 200 : 503, ready ? R"({"ready": true})" : R"({"ready": false})");
+  });
+  http.Get("/metrics", [this](const auto&, auto& response) {
+    const bool loaded = phase_ != Phase::kStarting;
+    response.set_content(metrics_.Text(loaded ? model_->index_version() : ""), "text/plain; version=0.0.4");
+  });
+  http.Post("/v1/recommend", [this](const auto& request, auto& response) { Recommend(request, response); });
+  http.Post("/v1/items", [this](const auto& request, auto& response) { SwapItems(request, response); });
+  http.set_logger([this](const auto&, const auto& response) { metrics_.CountResponse(response.status); });
+}
+
+void Service::Open() {
+  oneranker::Options options;
+  options.engine = flags_.engine;
+  options.device = flags_.device;
+  options.threads = flags_.engine_threads;
+  model_.emplace(oneranker::Model::Load(flags_.bundle, options));
+  pool_.emplace(*model_, flags_.threads, flags_.queue);
+  pool_->WarmUp();
+  phase_ = Phase::kReady;
+}
+
+void Service::Close() {
+  if (phase_ == Phase::kStarting) {
+    return;
+  }
+  phase_ = Phase::kStopping;
+  while (metrics_.in_flight() > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+void Service::Recommend(const httplib::Request& request, httplib::Response& response) {
+  const InFlight counted(metrics_);  // before the phase is read: Close waits for whoever saw it ready
+  if (phase_ != Phase::kReady) {
+    return Refuse(response,
+                  "server: not ready, expected GET /v2/health/ready to say 200. Try again, or another server.");
+  }
+  const auto start = std::chrono::steady_clock::now();
+  Guarded(response, [&] {
+    const RecommendBody body = RecommendBody::FromJson(request.body);
+    const PipelinePool::Lease worker = pool_->Take(kLongestWait);
+    if (worker == nullptr) {
+      return Refuse(response, "server: every pipeline is busy and the queue is full. Try again later, or start more.");
+    }
+    worker->pipeline.Recommend(body.requests, body.top_k, worker->answers);
+    Respond(response, 200, JsonFrom(worker->answers, body.batch));
+  });
+  metrics_.CountRecommendation(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
+void Service::SwapItems(const httplib::Request& request, httplib::Response& response) {
+  const InFlight counted(metrics_);
+  if (!flags_.allow_swap) {
+    return Respond(response, 403, ErrorJson("/v1/items: swapping is off. Start the server with --allow-swap."));
+  }
+  if (phase_ != Phase::kReady) {
+    return Refuse(response,
+                  "server: not ready, expected GET /v2/health/ready to say 200. Try again, or another server.");
+  }
+  Guarded(response, [&] {
+    model_->SwapItems(FolderFromJson(request.body));
+    Respond(response, 200, R"({"index_version": ")" + model_->index_version() + R"("})");
+  });
+}
+
+}  // namespace server

@@ -1,0 +1,42 @@
+/// The server's routes: what each of them answers.
+#pragma once
+
+#include <httplib.h>
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "oneranker/pipeline.h"
+#include "server/flags.h"
+#include "server/metrics.h"
+#include "server/pipeline_pool.h"
+
+namespace server {
+
+/// Answers 503 until it is opened and after it was closed. Thread-safe between the two.
+class Service {
+ public:
+  explicit Service(Flags flags) : flags_(std::move(flags)) {}
+  void AddRoutes(httplib::Server& http);
+  /// Load the bundle, warm every pipeline up, then be ready. Throws oneranker::Error.
+  void Open();
+  /// Refuse what comes from now on, and wait until what is in flight is answered.
+  void Close();
+
+ private:
+  enum class Phase { kStarting, kReady, kStopping };
+  class InFlight;
+
+  void Recommend(const httplib::Request& request, httplib::Response& response);
+  void SwapItems(const httplib::Request& request, httplib::Response& response);
+
+  Flags flags_;
+  Metrics metrics_;
+  std::atomic<Phase> phase_ = Phase::kStarting;
+  std::optional<oneranker::Model> model_;  // set before phase_ says ready, and constant from then on
+  std::optional<PipelinePool> pool_;
+};
+
+}  // namespace server

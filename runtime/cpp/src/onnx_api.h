@@ -1,0 +1,21 @@
+/// ONNX Runtime's C++ API, looked up when an engine is made and not when the library is loaded: a library that is older
+/// than the headers is then an Error and no crash. Included instead of onnxruntime_cxx_api.h.
+#pragma once
+
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+#undef ORT_API_MANUAL_INIT
+
+#include <memory>
+#include <string_view>
+
+namespace oneranker {
+
+/// Whether a library of this version has the API of headers of `api_version`; "1.23.2" has all up to 23.
+bool HasApi(std::string_view library_version, int api_version) noexcept;
+
+/// The environment of all sessions of an engine, which writes no log. Throws Error(kDevice) for a library that is too
+/// old.
+std::shared_ptr<Ort::Env> OpenOnnxRuntime();
+
+}  // namespace oneranker

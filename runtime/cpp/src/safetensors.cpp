@@ -1,0 +1,144 @@
+#include "safetensors.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "error.h"
+#include "json_document.h"
+#include "python_text.h"
+#include "unreadable.h"
+
+namespace oneranker {
+namespace {
+
+using nlohmann::json;
+
+static_assert(std::endian::native == std::endian::little, "safetensors are little-endian and viewed in place");
+
+constexpr std::size_t kMaxHeader = 100'000'000;
+
+struct DTypeRow {
+  std::string_view stored;
+  std::string_view numpy;
+  std::uint64_t bytes;
+};
+
+constexpr std::array kDTypes{
+    DTypeRow{"BOOL", "bool", 1},   DTypeRow{"U8", "uint8", 1},
+    DTypeRow{"I8", "int8", 1},     DTypeRow{"F8_E5M2", "float8_e5m2", 1},
+    DTypeRow{"I16", "int16", 2},   DTypeRow{"F8_E4M3", "float8_e4m3", 1},
+    DTypeRow{"U16", "uint16", 2},  DTypeRow{"F8_E8M0", "float8_e8m0", 1},
+    DTypeRow{"F16", "float16", 2}, DTypeRow{"BF16", "bfloat16", 2},
+    DTypeRow{"I32", "int32", 4},   DTypeRow{"U32", "uint32", 4},
+    DTypeRow{"F32", "float32", 4}, DTypeRow{"C64", "complex64", 8},
+    DTypeRow{"F64", "float64", 8}, DTypeRow{"I64", "int64", 8},
+    DTypeRow{"U64", "uint64", 8},
+};
+
+template <typename... Parts>
+[[noreturn]] void Refuse(const Parts&... parts) {
+  throw Unreadable(Joined("a wrong safetensors header: ", parts...));
+}
+
+std::int64_t SizeIn(const json& value, std::string_view name) {
+  const std::optional<std::int64_t> number = WholeNumber(value);
+  if (!number || *number < 0) Refuse("tensor '", CutAt(name, 60), "' has the size ", PythonText(value));
+  return *number;
+}
+
+const json& RowIn(const json& entry, const char* key, std::string_view name) {
+  const auto found = entry.find(key);
+  if (found == entry.end()) Refuse("tensor '", CutAt(name, 60), "' has no ", key);
+  return *found;
+}
+
+// A shape whose product leaves 64 bits is refused even if one of its sizes is 0, as in the format's library.
+std::uint64_t BytesOf(const std::vector<std::int64_t>& shape, std::uint64_t bytes, std::string_view name) {
+  std::uint64_t product = 1;
+  bool overflow = false;
+  for (const std::int64_t size : shape) {
+    overflow |= __builtin_mul_overflow(product, static_cast<std::uint64_t>(size), &product);
+  }
+  if (overflow || __builtin_mul_overflow(product, bytes, &product)) {
+    Refuse("tensor '", CutAt(name, 60), "' of ", ListText(shape), " has more bytes than can be counted");
+  }
+  return product;
+}
+
+/// `begin` counts from the start of the data.
+StoredTensor TensorOf(const json& entry, std::string_view name) {
+  if (!entry.is_object()) Refuse("tensor '", CutAt(name, 60), "' is ", PythonText(entry));
+  const json& dtype = RowIn(entry, "dtype", name);
+  const auto* stored = dtype.get_ptr<const std::string*>();
+  const auto* const row = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const DTypeRow& known) {
+    return stored != nullptr && *stored == known.stored;
+  });
+  if (row == kDTypes.end()) Refuse("tensor '", CutAt(name, 60), "' has the dtype ", PythonText(dtype));
+  const json& shape = RowIn(entry, "shape", name);
+  const json& offsets = RowIn(entry, "data_offsets", name);
+  if (!shape.is_array() || !offsets.is_array() || offsets.size() != 2) {
+    Refuse("tensor '", CutAt(name, 60), "' has the shape ", PythonText(shape), " at ", PythonText(offsets));
+  }
+  StoredTensor tensor{row->numpy, {}, 0, 0};
+  for (const json& size : shape) tensor.shape.push_back(SizeIn(size, name));
+  const std::int64_t begin = SizeIn(offsets[0], name);
+  const std::int64_t end = SizeIn(offsets[1], name);
+  if (end < begin || static_cast<std::uint64_t>(end - begin) != BytesOf(tensor.shape, row->bytes, name)) {
+    Refuse("tensor '", CutAt(name, 60), "', ", row->numpy, " ", ListText(tensor.shape), ", lies at ", begin, " .. ",
+           end);
+  }
+  tensor.begin = static_cast<std::size_t>(begin);
+  tensor.bytes = static_cast<std::size_t>(end - begin);
+  return tensor;
+}
+
+void CheckMetadata(const json& entry) {
+  const bool texts =
+      entry.is_object() && std::all_of(entry.begin(), entry.end(), [](const json& row) { return row.is_string(); });
+  if (!texts) Refuse("__metadata__ is ", PythonText(entry), ", expected texts by name");
+}
+
+void CheckTiling(const StoredTensors& tensors, std::size_t data_bytes) {
+  std::vector<std::pair<std::size_t, std::size_t>> places;
+  places.reserve(tensors.size());
+  for (const auto& [name, tensor] : tensors) places.emplace_back(tensor.begin, tensor.begin + tensor.bytes);
+  std::sort(places.begin(), places.end());
+  std::size_t next = 0;
+  for (const auto& [begin, end] : places) {
+    if (begin != next) Refuse("a tensor begins at ", begin, " of the data, the one before it ends at ", next);
+    next = end;
+  }
+  if (next != data_bytes) Refuse("the tensors end at ", next, ", the file has ", data_bytes, " bytes of data");
+}
+
+}  // namespace
+
+StoredTensors ReadSafetensors(std::span<const std::byte> file) {
+  if (file.size() < 8) Refuse("the file has ", file.size(), " bytes, expected at least 8");
+  std::uint64_t header_bytes = 0;
+  for (std::size_t i = 8; i-- > 0;) header_bytes = header_bytes << 8 | std::to_integer<std::uint64_t>(file[i]);
+  if (header_bytes > kMaxHeader || header_bytes > file.size() - 8) {
+    Refuse("it claims ", header_bytes, " bytes, the file has ", file.size());
+  }
+  const std::span<const std::byte> header = file.subspan(8, static_cast<std::size_t>(header_bytes));
+  const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
+  if (!text.starts_with('{')) Refuse("it does not begin with '{'");
+  const json entries = ParseJson(text);
+  StoredTensors tensors;
+  for (const auto& [name, entry] : entries.items()) {
+    if (name == "__metadata__") {
+      CheckMetadata(entry);
+    } else {
+      tensors.emplace(name, TensorOf(entry, name));
+    }
+  }
+  const std::size_t data = 8 + header.size();
+  CheckTiling(tensors, file.size() - data);
+  for (auto& [name, tensor] : tensors) tensor.begin += data;
+  return tensors;
+}
+
+}  // namespace oneranker
