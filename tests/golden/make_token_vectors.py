@@ -170,7 +170,7 @@ def request_of(tokenizer: Tokenizer, longest: int, rng: random.Random) -> dict[s
     """A request that the tokenizer takes, its keys in any order."""
     time, events = rng.choice([0, 1_000, 1_700_000_000, 2**40]), []
     for _ in range(rng.randint(0, longest)):
-        time += rng.choice([0, 0, 0, 1, 60, 3_600, 86_400, 10**7])
+        time += rng.choice([0, 0, 0, 1, 60, 3_600, 86_400, 10**7, 2**29, 2**30, 2**36])
         events.append(event_of(tokenizer, time, rng))
     request: dict[str, Any] = {"events": events} if events or rng.random() < 0.5 else {}
     if rng.random() < 0.9:
