@@ -1,8 +1,8 @@
 #include "host_memory.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <limits>
+#include <memory>
 
 #include "error.h"
 
@@ -10,14 +10,16 @@ namespace oneranker {
 
 std::shared_ptr<std::byte> HostMemory::Allocate(std::size_t bytes, std::string_view what) {
   constexpr std::size_t kMost = std::numeric_limits<std::size_t>::max() / 2;
-  const std::size_t rounded = bytes > kMost ? 0 : Aligned(bytes == 0 ? 1 : bytes);
-  void* block = rounded == 0 ? nullptr : std::aligned_alloc(kAlignment, rounded);
+  // calloc alone: the system's pages are zero already, and those that no batch reaches are never touched
+  const std::shared_ptr<void> block(bytes > kMost ? nullptr : std::calloc(1, bytes + kAlignment), std::free);
   if (block == nullptr) {
     Fail(ErrorKind::kDevice, what, ": the host has no room for ", bytes,
          " bytes. Free memory, or rebuild with smaller --max-shapes.");
   }
-  std::memset(block, 0, rounded);
-  return {static_cast<std::byte*>(block), [](std::byte* owned) { std::free(owned); }};
+  void* aligned = block.get();
+  std::size_t room = bytes + kAlignment;
+  std::align(kAlignment, bytes, aligned, room);  // there is room: one alignment more than was asked for
+  return {block, static_cast<std::byte*>(aligned)};
 }
 
 }  // namespace oneranker

@@ -10,12 +10,7 @@ namespace oneranker {
 
 Recommender::Recommender(std::shared_ptr<const LoadedModel> model)
     : model_(std::move(model)), forward_(*model_), scratch_(Tokenizer::NewScratch()) {
-  const auto most = static_cast<std::size_t>(model_->max_batch());
-  requests_.reserve(most);
-  tokens_.resize(most);
-  filters_.resize(most);
-  unknown_filter_ids_.resize(most);
-  order_.reserve(static_cast<std::size_t>(model_->plan().retrieved()));
+  tokens_.resize(1);
 }
 
 void Recommender::Recommend(std::span<const Request* const> requests, int top_k, std::vector<Recommendation>& answers) {
@@ -26,12 +21,8 @@ void Recommender::Recommend(std::span<const Request* const> requests, int top_k,
 void Recommender::Recommend(std::span<const Request> requests, int top_k, std::vector<Recommendation>& answers) {
   const Turn turn(taken_);
   requests_.clear();
-  if (requests.size() <= tokens_.size()) {
-    for (const Request& request : requests) requests_.push_back(&request);
-    return Answer(requests_, top_k, answers);
-  }
-  const std::vector<const Request*> too_many(requests.size());  // one text for this error, wherever it comes from
-  Answer(too_many, top_k, answers);
+  for (const Request& request : requests) requests_.push_back(&request);
+  Answer(requests_, top_k, answers);
 }
 
 void Recommender::Answer(std::span<const Request* const> requests, int top_k, std::vector<Recommendation>& answers) {
@@ -114,6 +105,9 @@ void Recommender::Rank(const Request& request, const CandidateIds& candidates, s
 }
 
 void Recommender::EncodeAll(std::span<const Request* const> requests, const ItemIndex& index) {
+  if (tokens_.size() < requests.size()) tokens_.resize(requests.size());  // kept at the largest batch so far
+  if (filters_.size() < requests.size()) filters_.resize(requests.size());
+  unknown_filter_ids_.resize(requests.size());
   for (std::size_t i = 0; i < requests.size(); ++i) {
     unknown_filter_ids_[i] = FilterOf(*requests[i], index, filters_[i]);
     EncodeOne(i, *requests[i], index, tokens_[i]);

@@ -51,9 +51,9 @@ class Recommender {
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
   Forward forward_;
   std::unique_ptr<EncodeScratch, void (*)(EncodeScratch*)> scratch_;
-  // of the current batch, reused
+  // of the largest batch so far, reused
   std::vector<const Request*> requests_;
-  std::vector<Tokens> tokens_;  // [max_batch]
+  std::vector<Tokens> tokens_;
   std::vector<ItemFilter> filters_;
   std::vector<std::int64_t> unknown_filter_ids_;
   std::vector<std::int32_t> order_;

@@ -5,6 +5,7 @@
 
 #include "half.h"
 #include "masks.h"
+#include "text.h"
 
 namespace oneranker {
 namespace {
@@ -109,8 +110,8 @@ void CandidateRows(std::span<const std::string_view> ids, const ItemIndex& index
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const std::int64_t row = index.Row(ids[i]);
     if (row < 0) {
-      FailRequest(position, "candidate ", i, " is '", ids[i].substr(0, 60), "', expected one of the ",
-                  index.header().items, " items of index ", index.header().version.substr(0, 12),
+      FailRequest(position, "candidate ", i, " is ", Quoted(ids[i]), ", expected one of the ", index.header().items,
+                  " items of index ", index.header().version.substr(0, 12),
                   "…. Leave it out, or swap in an index that has it.");
     }
     rows[i] = static_cast<std::int32_t>(row);

@@ -9,8 +9,8 @@
 
 #include "error.h"
 #include "item_index.h"
-#include "served_tables.h"
 #include "oneranker/pipeline.h"
+#include "served_tables.h"
 #include "tensor.h"
 
 namespace oneranker {

@@ -42,6 +42,12 @@ bool BindShape(const TensorSpec& spec, const Shape& shape, Letters& bound) {
   return fits;
 }
 
+/// Shapes: item_eligible int32 [R, N+1]
+std::size_t BytesOfRows(std::int64_t rows, std::int64_t columns) {
+  const TensorSpec spec{.name = std::string(kEligible), .dtype = DType::kInt32, .shape = {}};
+  return BytesOf(spec, {.dims = {rows, columns}, .rank = 2});
+}
+
 bool AlignedFor(const TensorView& view) noexcept {
   return reinterpret_cast<std::uintptr_t>(view.data) % SizeOf(view.dtype) == 0;
 }
@@ -118,7 +124,7 @@ TensorView ServedTables::Resident(const void* data, TensorView view, Memory& mem
 FilterRows::FilterRows(const ServedTables& tables, std::int64_t max_batch, Memory& memory)
     : columns_(static_cast<std::size_t>(tables.items()) + 1),
       memory_(memory),
-      block_(memory.Allocate((static_cast<std::size_t>(max_batch) + 1) * columns_ * sizeof(std::int32_t), kEligible)),
+      block_(memory.Allocate(BytesOfRows(max_batch + 1, tables.items() + 1), kEligible)),
       allowed_(columns_ - 1),
       counts_(memory.is_host() ? 0 : columns_) {
   const std::span<const std::int32_t> row = tables.index().default_eligible();
