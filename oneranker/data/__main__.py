@@ -1,5 +1,6 @@
-"""`python -m oneranker.data prepare NAME --out FOLDER` writes a known data set as a schema folder,
-`python -m oneranker.data requests NAME --out FILE` the requests of its test users, one JSON object a line.
+"""Commands over data sets: `python -m oneranker.data prepare` and `python -m oneranker.data requests`.
+
+The first writes a known data set as a schema folder, the second the requests of its test users, one JSON object a line.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import test_open_bundle as corpus
 from cpp_library import CppPipeline, library
 
-from runtime import BundleError, DeviceError, FeedError
+from runtime import BundleError, DeviceError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_an_engine_or_device_that_is_not_here_is_an_error(bundle: Path) -> None:
 
 
 def test_threads_below_none_are_refused(bundle: Path) -> None:
-    with pytest.raises(FeedError, match="threads=-1"):
+    with pytest.raises(UsageError, match="threads=-1"):
         CppPipeline.load(bundle, threads=-1)
 
 

@@ -100,7 +100,7 @@ def test_a_graph_of_other_tensors_than_the_manifests_is_refused(damaged: Path) -
     stages = json.loads((damaged / "manifest.json").read_text())["stages"]
     stages["ranker"]["outputs"][0]["dtype"] = "float16"
     fake_bundle.edit_manifest(damaged, stages=stages)
-    with pytest.raises(BundleError, match="ranker: the graph's output 'scores' is tensor"):
+    with pytest.raises(BundleError, match="ranker: the graph's output 'scores' is "):
         Pipeline.load(damaged)
 
 
