@@ -142,37 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(asdict(run_case(Case(**json.loads(words.case))))) + "\n")
         return 0
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    cases = [
-        Case(items=items, width=words.width, clusters=words.clusters, n_init=words.n_init, backend=backend)
-        for items in words.items
-        for backend in (OURS, THEIRS)
-    ]
-    alone = [
-        Case(items=items, width=words.width, clusters=words.clusters, n_init=words.scale_n_init, backend=OURS)
-        for items in words.scale
-    ]
-    pairs, scale = (_run(part, words.limit, words.threads) for part in (cases, alone))
-    slopes = {
-        f"{OURS}, n_init {words.n_init}": slope([row for row in pairs if row.case.backend == OURS]),
-        f"{THEIRS}, n_init {words.n_init}": slope([row for row in pairs if row.case.backend == THEIRS]),
-        f"{OURS} alone, n_init {words.scale_n_init}": slope(scale),
-    }
+    where = _environment(words.threads, sys.argv[1:] if argv is None else argv)
+    one = Case(items=0, width=words.width, clusters=words.clusters, n_init=words.n_init, backend=OURS)
+    both = [replace(one, items=items, backend=backend) for items in words.items for backend in (OURS, THEIRS)]
+    alone = [replace(one, items=items, n_init=words.scale_n_init) for items in words.scale]
+    pairs, scale = (_run(cases, words.limit, words.threads) for cases in (both, alone))
+    slopes = {backend: slope([row for row in pairs if row.case.backend == backend]) for backend in (OURS, THEIRS)}
+    slopes[f"{OURS} alone"] = slope(scale)
     logger.info("log-log slope of seconds over items: %s", slopes)
-    line = json.dumps(
-        {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(["python -m benchmarks.balanced_kmeans", *(sys.argv[1:] if argv is None else argv)]),
-            "commit": commit(ROOT),
-            "machine": f"{processor()}, {usable_cores()} cores",
-            "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-            "threads": words.threads,
-            "system": platform.platform(),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-            "data": f"{_BLOBS} Gaussian blobs, deviation 0.7, sizes Dirichlet(0.5), seed 0",
-            "slopes": slopes,
-            "rows": [asdict(row) for row in [*with_ratios(pairs), *scale]],
-        }
-    )
+    line = json.dumps({**where, "slopes": slopes, "rows": [asdict(row) for row in [*with_ratios(pairs), *scale]]})
     words.out.parent.mkdir(parents=True, exist_ok=True)
     with words.out.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -193,6 +171,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the line is added to")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # the process of one row
     return parser
+
+
+def _environment(threads: int, command: Sequence[str]) -> dict[str, object]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m benchmarks.balanced_kmeans", *command]),
+        "commit": commit(ROOT),
+        "machine": f"{processor()}, {usable_cores()} cores",
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "threads": threads,
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "data": f"{_BLOBS} Gaussian blobs, deviation 0.7, sizes Dirichlet(0.5), seed 0",
+    }
 
 
 def _run(cases: Sequence[Case], limit: float, threads: int) -> list[Row]:
