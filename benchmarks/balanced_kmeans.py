@@ -56,11 +56,13 @@ class Row:
     """What came of it; a row that could not run has `note` = "not run: <reason>" and null in every measured field."""
 
     case: Case
-    seconds: float | None = None  # of the fit alone
+    seconds: float | None = None  # of the fit alone, by the clock
+    cpu_seconds: float | None = None  # the same, of the processor, all threads together: what others do counts less
     objective: float | None = None  # sum of squared distances to the clusters' means, computed alike for both
     balanced: bool | None = None  # N mod k clusters hold ceil(N/k) points and the others floor(N/k)
     peak_memory_mib: float | None = None  # of the whole process, data and libraries included
     time_ratio: float | None = None  # our seconds / theirs
+    cpu_ratio: float | None = None  # our cpu_seconds / theirs
     objective_ratio: float | None = None  # our objective / theirs
     note: str = ""
 
@@ -80,15 +82,16 @@ def synthetic_points(items: int, width: int, seed: int) -> NDArray[np.float32]:
 def run_case(case: Case) -> Row:
     """Do one clustering here and now."""
     points = synthetic_points(case.items, case.width, case.seed)
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     labels = _ours(points, case) if case.backend == OURS else _theirs(points, case)
-    seconds = time.perf_counter() - begin
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
     floor, more = divmod(case.items, case.clusters)
     sizes = sorted(np.bincount(labels, minlength=case.clusters).tolist())
     peak = peak_memory_mib()
     return Row(
         case=case,
         seconds=seconds,
+        cpu_seconds=cpu,
         objective=_objective(points, labels),
         balanced=sizes == [floor] * (case.clusters - more) + [floor + 1] * more,
         peak_memory_mib=peak,
@@ -120,6 +123,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
         replace(
             row,
             time_ratio=_ratio(row.seconds, theirs[row.case].seconds),
+            cpu_ratio=_ratio(row.cpu_seconds, theirs[row.case].cpu_seconds),
             objective_ratio=_ratio(row.objective, theirs[row.case].objective),
         )
         if row.case in theirs
@@ -129,9 +133,9 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
 
 
 def slope(rows: Sequence[Row]) -> float | None:
-    """The log-log slope of seconds over items, by least squares over the rows that ran: 1 is linear."""
-    items = [math.log(row.case.items) for row in rows if row.seconds]
-    seconds = [math.log(row.seconds) for row in rows if row.seconds]
+    """The log-log slope of processor seconds over items, by least squares over the rows that ran: 1 is linear."""
+    items = [math.log(row.case.items) for row in rows if row.cpu_seconds]
+    seconds = [math.log(row.cpu_seconds) for row in rows if row.cpu_seconds]
     return float(np.polyfit(items, seconds, 1)[0]) if len(set(items)) > 1 else None
 
 
@@ -149,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs, scale = (_run(cases, words.limit, words.threads) for cases in (both, alone))
     slopes = {backend: slope([row for row in pairs if row.case.backend == backend]) for backend in (OURS, THEIRS)}
     slopes[f"{OURS} alone"] = slope(scale)
-    logger.info("log-log slope of seconds over items: %s", slopes)
+    logger.info("log-log slope of processor seconds over items: %s", slopes)
     line = json.dumps({**where, "slopes": slopes, "rows": [asdict(row) for row in [*with_ratios(pairs), *scale]]})
     words.out.parent.mkdir(parents=True, exist_ok=True)
     with words.out.open("a", encoding="utf-8") as file:

@@ -23,7 +23,7 @@ _AT_ONCE = 1 << 20  # cells of the cost matrix that one step looks at: they stay
 _SAMPLE = 2048  # points of the first, coarse prices, or this many times a cluster:
 _SAMPLE_PER_CLUSTER = 8
 _COOLINGS, _SOFT_STEPS = 6, 4
-_FAR_OFF = 0.25  # share of misplaced points beyond which old prices are no help
+_FAR_OFF = 0.1  # share of misplaced points beyond which old prices are no help
 _FINE_SAMPLE = 8  # beyond this many samples, Newton starts on one point of so many
 _MOST_STEPS, _MOST_FAILURES = 30, 4  # of Newton
 _LONGEST_STEP = 4.0  # in units of the temperature
@@ -81,24 +81,30 @@ def _soft_prices(cost: Floats) -> Doubles:
 
 
 def _newton(cost: Floats, prices: Doubles) -> tuple[Doubles, Integers]:
-    """Climb the dual; a step that fails lowers the temperature, one that was cut short raises it."""
+    """Climb the dual; a step that fails lowers the temperature, one that was cut short raises it.
+
+    On the way up the number of misplaced points may rise for a while: the prices with the fewest are kept.
+    """
     N, k = cost.shape
     goal = max(_GOOD_ENOUGH * N, _GOOD_ENOUGH_PER_CLUSTER * k)
     offers, failures = _offers(cost, prices), 0
     T = float(np.quantile(offers.gap, min(1.0, 2 * offers.misplaced / N))) / 2
+    best, fewest = (prices, offers.first), offers.misplaced
     for _ in range(_MOST_STEPS):
         if offers.misplaced <= goal or failures == _MOST_FAILURES or T <= 0:
             break
         wanted = _step(offers, k, T)
         trial = prices + np.clip(wanted, -_LONGEST_STEP * T, _LONGEST_STEP * T)
         answer = _offers(cost, trial)
+        if answer.misplaced < fewest:
+            best, fewest = (trial, answer.first), answer.misplaced
         if answer.value > offers.value:
             prices, offers = trial, answer
             T *= 1.5 if np.abs(wanted).max() > _LONGEST_STEP * T else 1.0
         else:
             failures += 1
             T *= 0.3
-    return prices, offers.first
+    return best
 
 
 def _step(offers: Offers, k: int, T: float) -> Doubles:
