@@ -17,7 +17,7 @@ from sklearn.cluster import kmeans_plusplus
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.balanced_assignment import assign_balanced
-from oneranker.semantic_ids.centres import Floats, check_points, root_mean_square_norm
+from oneranker.semantic_ids.centres import Floats, check_points
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ def fit_balanced_kmeans(
 ) -> BalancedClusters:
     """Fit `clusters` clusters of equal size; the same points and seed give the same labels.
 
-    The order of the rows does not matter to the objective, but for rounding and for points that are equal.
+    The order of the rows does not matter to the objective, but for rounding and for points that are equal. Rounding
+    may differ between numbers of BLAS threads, and then a tie may fall the other way.
 
     Shapes: points [N, D]
 
@@ -75,8 +76,7 @@ def fit_balanced_kmeans(
     if clusters in (1, N):
         labels = np.zeros(N, np.int64) if clusters == 1 else np.arange(N)
         return _clusters(points, labels, clusters, 0)
-    scaled = points - points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scaled /= np.float32(root_mean_square_norm(scaled) or 1.0)
+    scaled = _scaled(points)
     best: _Found | None = None
     for start in range(settings.n_init):
         began = time.perf_counter()
@@ -100,6 +100,15 @@ def cluster_means(points: Floats, labels: Integers, clusters: int) -> NDArray[np
         opens = np.flatnonzero(np.append(True, np.diff(part[order]) > 0))
         total[part[order][opens]] += np.add.reduceat(points[begin : begin + _ROWS_AT_ONCE][order], opens, axis=0)
     return total / np.bincount(labels, minlength=clusters)[:, None]
+
+
+def _scaled(points: Floats) -> Floats:
+    """Move the points to mean 0 and size 1, so that float32 serves whatever their units; one copy, no wider ones."""
+    scaled = points - points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scaled /= max(-scaled.min(), scaled.max()) or np.float32(1)
+    size = np.sqrt(np.einsum("nd,nd->n", scaled, scaled).mean(dtype=np.float64))
+    scaled /= np.float32(size or 1.0)
+    return scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +168,7 @@ def _clusters(points: Floats, labels: Integers, clusters: int, iterations: int) 
     objective = 0.0
     for begin in range(0, len(points), _ROWS_AT_ONCE):
         rows = slice(begin, begin + _ROWS_AT_ONCE)
-        objective += float(np.square(points[rows] - centres[labels[rows]]).sum(dtype=np.float64))
+        objective += float(np.square(points[rows] - centres[labels[rows]], dtype=np.float64).sum())
     return BalancedClusters(labels=labels, centres=centres, objective=objective, iterations=iterations)
 
 

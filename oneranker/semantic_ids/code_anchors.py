@@ -7,6 +7,7 @@ cosines between their residual directions and their anchors is the largest there
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import Floats
 
 Integers = NDArray[np.int64]
-_MOST_ROUNDS = 50
-_MOST_FAMILIES = 4096  # that anchors are fitted on; of more, every n-th
-_DATA_STARTS = 3
+_MOST_ROUNDS = 30
+_LEAST_GAIN = 1e-4  # of the total cosine
+_MOST_FAMILIES = 1024  # that anchors are fitted on; of more, every n-th
+_DATA_STARTS = 2
 
 
 def orthogonal_anchors(count: int, width: int, seed: int | Sequence[int]) -> Floats:
@@ -42,7 +44,7 @@ def orthogonal_anchors(count: int, width: int, seed: int | Sequence[int]) -> Flo
 def fitted_anchors(families: Sequence[Floats], count: int, seed: int | Sequence[int]) -> Floats:
     """Fit anchors to families of directions: match every family, renew each anchor by its mean direction, and again.
 
-    Both halves of a round raise the total cosine or leave it, and there are finitely many matchings, so it ends. The
+    Both halves of a round raise the total cosine or leave it, so it ends; a gain below a ten-thousandth ends it too. The
     rounds start from orthogonal anchors (random unit ones where there are more than dimensions) and from the directions
     of the largest families; the best end is kept, so the total is never below that of the orthogonal anchors.
 
@@ -76,19 +78,24 @@ def match(directions: Floats, anchors: Floats) -> Integers:
 
 
 def _rounds(units: Sequence[Floats], anchors: Floats) -> tuple[Floats, float]:
-    """Alternate until no code changes."""
-    everything = np.concatenate(units)
-    codes = np.concatenate([match(family, anchors) for family in units])
+    """Alternate until no code changes, or the total hardly does."""
+    everything, bounds = np.concatenate(units), np.cumsum([0, *map(len, units)]).tolist()
+    before = -np.inf
     for _ in range(_MOST_ROUNDS):
-        total = np.zeros(anchors.shape)
-        np.add.at(total, codes, everything)
-        norm = np.linalg.norm(total, axis=1, keepdims=True)
-        anchors = np.where(norm > 1e-6, total / np.maximum(norm, 1e-6), anchors).astype(np.float32)  # unused: as it was
-        again = np.concatenate([match(family, anchors) for family in units])
-        if np.array_equal(again, codes):
+        cosine = everything @ anchors.T  # [n, g]
+        families = [cosine[begin:end] for begin, end in pairwise(bounds)]
+        codes = np.concatenate([linear_sum_assignment(family, maximize=True)[1] for family in families])
+        total = float(cosine[np.arange(len(codes)), codes].sum(dtype=np.float64))
+        if total - before <= _LEAST_GAIN * abs(total):
             break
-        codes = again
-    return anchors, float(np.einsum("nd,nd->", everything, anchors[codes], dtype=np.float64))
+        before, best = total, anchors
+        order = np.argsort(codes, kind="stable")
+        used, opens = np.unique(codes[order], return_index=True)
+        mean = np.add.reduceat(everything[order], opens, axis=0)
+        norm = np.linalg.norm(mean, axis=1)
+        anchors = anchors.copy()  # one that is not used, or whose directions cancel, stays as it is
+        anchors[used[norm > 1e-6]] = mean[norm > 1e-6] / norm[norm > 1e-6, None]
+    return best, before
 
 
 def _unit(directions: Floats) -> Floats:
