@@ -44,8 +44,8 @@ def orthogonal_anchors(count: int, width: int, seed: int | Sequence[int]) -> Flo
 def fitted_anchors(families: Sequence[Floats], count: int, seed: int | Sequence[int]) -> Floats:
     """Fit anchors to families of directions: match every family, renew each anchor by its mean direction, and again.
 
-    Both halves of a round raise the total cosine or leave it, so it ends; a gain below a ten-thousandth ends it too. The
-    rounds start from orthogonal anchors (random unit ones where there are more than dimensions) and from the directions
+    Both halves of a round raise the total cosine or leave it; a gain below a ten-thousandth is the end. The rounds
+    start from orthogonal anchors (random unit ones where there are more than dimensions) and from the directions
     of the largest families; the best end is kept, so the total is never below that of the orthogonal anchors.
 
     They are not kept orthogonal: the children of real parents are not at right angles to each other, and an orthonormal
