@@ -60,7 +60,10 @@ class FamaeEmbeddings:
         return self._rows(item_codes(self.fields, columns, "FAMAE embed"))
 
     def _rows(self, codes: NDArray[np.integer]) -> Floats:
-        return np.concatenate([table[codes[:, j]] for j, table in enumerate(self.tables)], axis=1)
+        out = np.empty((len(codes), len(self.tables), self.tables[0].shape[1]), np.float32)
+        for j, table in enumerate(self.tables):
+            out[:, j] = table[codes[:, j]]
+        return out.reshape(len(codes), -1)
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

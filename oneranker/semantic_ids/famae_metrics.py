@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oneranker.semantic_ids.famae_model import Famae
 
-_SCORES_AT_ONCE = 1 << 23
+_SCORES_AT_ONCE = 1 << 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +74,10 @@ def evaluate(
 
 
 def recalled(hidden: Tensor, rows: Tensor, target: Tensor, at: int) -> int:
-    """Count the targets among the `at` best rows by cosine.
+    """Count the targets among the `at` best rows by cosine; a target of -1 is not known and never found.
 
     Shapes: hidden [B, D], rows [V, D], target int64 [B]
     """
     scores = hidden @ F.normalize(rows, dim=-1).T
-    own = scores.gather(1, target[:, None])
-    return int(((scores >= own).sum(dim=1) <= at).sum())
+    own = scores.gather(1, target.clamp(min=0)[:, None])
+    return int((((scores >= own).sum(dim=1) <= at) & (target >= 0)).sum())

@@ -133,6 +133,17 @@ def test_without_item_ids_only_the_first_metric_is_measured() -> None:
     assert done.embeddings.shape == (ITEMS, 32)
 
 
+def test_a_field_without_any_value_is_zero_and_a_missing_item_id_is_never_found() -> None:
+    each, columns = shop()
+    columns["colour"] = np.array([None] * ITEMS, object)
+    columns["item_id"][3] = None
+    done = fit_famae(each, columns, dataclasses.replace(QUICK, max_steps=3))
+    parts = done.embeddings.reshape(ITEMS, 4, 16)
+    assert not parts[:, 3].any()
+    np.testing.assert_array_equal(parts[3, 0], done.tables[0][0])
+    assert 0 <= done.evaluations[-1].metric2 < 1
+
+
 def test_sampled_softmax_trains_too() -> None:
     sampled = dataclasses.replace(
         QUICK, batch_size=256, max_steps=100, evaluate_every=100, full_softmax_up_to=10, negatives=8
@@ -204,6 +215,7 @@ def test_metrics_are_what_a_loop_over_items_counts() -> None:
 def test_ties_count_against_the_target() -> None:
     hidden, rows = torch.ones(1, 4), torch.ones(3, 4)
     assert [recalled(hidden, rows, torch.tensor([1]), at) for at in (1, 2, 3)] == [0, 0, 1]
+    assert recalled(hidden, rows, torch.tensor([-1]), 3) == 0  # its item_id is missing
 
 
 def test_the_score_weighs_relative_gains_alike() -> None:
