@@ -163,6 +163,18 @@ def test_drawing_every_other_value_once_is_the_full_softmax() -> None:
     torch.testing.assert_close(sampled_cross_entropy(hidden, rows, wanted, drawn), full)
 
 
+def test_a_field_with_negatives_takes_the_sampled_softmax_and_no_other_field_does() -> None:
+    made, (codes, present, masked) = model(), batch()
+    hidden, target = made(codes, present, masked), codes[:, -1]
+    few = torch.zeros((B, 1), dtype=torch.long)
+    whole = famae_loss(made, hidden, target, masked, [1.0] * J, [None] * J)
+    mixed = famae_loss(made, hidden, target, masked, [1.0] * J, [few, None, None])
+    asked = masked[:, 0]
+    first = sampled_cross_entropy(hidden[asked], made.value_rows(0), target[asked, 0] - 1, few[asked]) / B
+    torch.testing.assert_close(mixed, first + famae_loss(made, hidden, target, masked, [0.0, 1.0, 1.0], [None] * J))
+    assert abs(mixed.item() - whole.item()) > 0.01
+
+
 def test_quick_dropout_drops_its_share_keeps_the_mean_and_is_off_in_eval() -> None:
     x = torch.ones(400, 500, requires_grad=True)
     layer = QuickDropout(0.1, np.random.default_rng(0))
