@@ -26,7 +26,7 @@ from oneranker.semantic_ids.famae_model import Famae, famae_loss
 from oneranker.token_fields import FIELD_TYPES, Field
 
 logger = logging.getLogger(__name__)
-ITEM_ID = "item_id"  # the field of metric 2
+ITEM_ID = "item_id"  # the field of metrics 1 and 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class FamaeSettings:
     """The network and its budget: epochs or max_steps, whichever ends first, less what early stopping saves.
 
     Width, layers, heads, dropout, history, learning rate, decay, patience and negatives are the paper's. Its batch is
-    2048 for at most 500 epochs, evaluated once an epoch; the defaults here fit a few minutes on two CPU cores.
+    2048 for at most 500 epochs, evaluated once an epoch; here it is 800 batches of 512, about 400,000 rows. The cost of
+    a row grows with the history, and with the width and its square: on a CPU, give up long histories first.
     """
 
     width: int = 128  # D, of every field
@@ -87,9 +88,9 @@ def fit_famae(
     """Train on what users took next and give every item its field rows; the same input and seed give the same rows.
 
     (On one machine and thread count: matrix products sum in another order elsewhere.) Give training events only. Name
-    the identity of an item "item_id"; without it metric 2 is not measured. `types` names columns that are no
-    categories: "number" takes quantile buckets. A user with one event makes no row; values that occur in no row are
-    unknown, as are those of later items (FamaeEmbeddings says what unknown means).
+    the identity of an item "item_id"; without it nothing is measured and the whole budget is used. `types` names
+    columns that are no categories: "number" takes quantile buckets. A user with one event makes no row; values that
+    occur in no row are unknown, as are those of later items (FamaeEmbeddings says what unknown means).
 
     Shapes: columns [N] each
 
@@ -117,7 +118,7 @@ def fit_famae(
     )
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
         torch.manual_seed(settings.seed)
-        model, evaluations = _train(windows, validation, codes, seen, fields, settings)
+        model, evaluations = _train(windows, validation, codes, fields, settings)
     tables = tuple(_table(model.value_rows(j), codes[seen, j]) for j in range(len(fields)))
     return FamaeEmbeddings(
         fields=fields,
@@ -133,7 +134,6 @@ def _train(
     windows: Windows,
     validation: NDArray[np.int64],
     item_code: NDArray[np.int32],
-    seen: NDArray[np.int64],
     fields: tuple[Field, ...],
     settings: FamaeSettings,
 ) -> tuple[Famae, list[Evaluation]]:
@@ -180,7 +180,7 @@ def _train(
             optimiser.step()
         losses.append(float(loss.detach()))
         if step % settings.evaluate_every == 0 or step == steps:
-            metric1, metric2 = evaluate(model, codes, validation, seen, item_field, settings.recall_at)
+            metric1, metric2 = evaluate(model, codes, validation, item_field, settings.recall_at)
             done = Evaluation(
                 step=step, loss=float(np.mean(losses)), metric1=metric1, metric2=metric2, rows=len(validation)
             )

@@ -1,4 +1,4 @@
-"""Metrics 1 and 2 of a FAMAE model: what its history says of an item, and what an item's other fields say of it."""
+"""Metrics 1 and 2 of a FAMAE model: what history says of the next item, and what that item's other fields add."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SCORES_AT_ONCE = 1 << 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What validation said after a number of steps; NaN where a metric is not defined."""
+    """What validation said after a number of steps; NaN where nothing could be measured."""
 
     step: int
     loss: float  # of training, mean since the evaluation before
-    metric1: float  # R@k of the item, all its fields masked
+    metric1: float  # R@k of item_id, all fields masked
     metric2: float  # R@k of item_id, only it masked
     rows: int
 
@@ -33,44 +33,37 @@ class Evaluation:
         that is still zero from hiding the other. ReSID watches both and does not say how they are combined [inferred].
         """
         half = 0.5 / max(self.rows, 1)
-        known = [metric + half for metric in (self.metric1, self.metric2) if not math.isnan(metric)]
-        return math.prod(known) ** (1 / len(known)) if known else math.nan
+        return math.sqrt((self.metric1 + half) * (self.metric2 + half))
 
 
-def evaluate(
-    model: Famae, codes: Tensor, windows: NDArray[np.int64], candidates: NDArray[np.int64], item_field: int, at: int
-) -> tuple[float, float]:
-    """Metrics 1 and 2 (resid.md 1.8), ranked over all candidates; ties count against the target.
+def evaluate(model: Famae, codes: Tensor, windows: NDArray[np.int64], item_field: int, at: int) -> tuple[float, float]:
+    """Metrics 1 and 2 (resid.md 1.8): R@`at` of the target's item_id over its full vocabulary, ties against it.
 
-    Metric 1 ranks items by cos(h_T, sum of the item's field rows), the reading of ReSID's `fusion_feature` [inferred];
-    metric 2 ranks the values of field `item_field` (-1: there is none, metric 2 is NaN).
+    Both rank by the training logit; metric 1 hides all fields of the target, metric 2 item_id alone. Metric 1 could
+    also rank items by cos(h_T, sum of all their field rows), as the name of ReSID's `fusion_feature` suggests; but
+    there the fields with the longest rows decide: 0.002 instead of 0.027 on completejourney after 80 steps [inferred].
 
-    Shapes: codes int64 [N+1, J] (the last row is padding), windows int64 [v, T], candidates int64 [c] (items that
-        training has seen)
+    Shapes: codes int64 [N+1, J] (the last row is padding), windows int64 [v, T]; item_field -1: there is none
     """
-    if not len(windows):
+    if not len(windows) or item_field < 0:
         return math.nan, math.nan
     hits = np.zeros(2)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        fused = model.item_rows(codes[candidates])
-        place = np.full(len(codes), -1)
-        place[candidates] = np.arange(len(candidates))
-        step = max(1, _SCORES_AT_ONCE // len(candidates))
+        values = model.value_rows(item_field)
+        step = max(1, _SCORES_AT_ONCE // len(values))
         for begin in range(0, len(windows), step):
             rows = torch.from_numpy(windows[begin : begin + step])  # -1, padding, reads the last row of codes
-            target = torch.from_numpy(place[windows[begin : begin + step, -1]])
+            wanted = codes[rows[:, -1], item_field] - 1
             everything = torch.ones((len(rows), codes.shape[1]), dtype=torch.bool)
-            hits[0] += recalled(model(codes[rows], rows >= 0, everything), fused, target, at)
-            if item_field >= 0:
-                only = torch.zeros_like(everything)
-                only[:, item_field] = True
-                hidden, wanted = model(codes[rows], rows >= 0, only), codes[rows[:, -1], item_field] - 1
-                hits[1] += recalled(hidden, model.value_rows(item_field), wanted, at)
+            alone = torch.zeros_like(everything)
+            alone[:, item_field] = True
+            for metric, masked in enumerate((everything, alone)):
+                hits[metric] += recalled(model(codes[rows], rows >= 0, masked), values, wanted, at)
     model.train(was_training)
-    recall = hits / len(windows)
-    return float(recall[0]), float(recall[1]) if item_field >= 0 else math.nan
+    metric1, metric2 = (hits / len(windows)).tolist()
+    return metric1, metric2
 
 
 def recalled(hidden: Tensor, rows: Tensor, target: Tensor, at: int) -> int:

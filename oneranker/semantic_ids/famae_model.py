@@ -74,13 +74,6 @@ class Famae(nn.Module):
         """
         return self._tables()[field][1].weight[1:-1]
 
-    def item_rows(self, codes: Tensor) -> Tensor:
-        """Sum the field rows of items, as a token does.
-
-        Shapes: codes int64 [c, J] -> [c, D]
-        """
-        return torch.stack([table(codes[:, j]) for j, table in self._tables()]).sum(dim=0)
-
     def _tables(self) -> list[tuple[int, nn.Embedding]]:
         return list(enumerate(cast(Iterable[nn.Embedding], self.tables)))
 

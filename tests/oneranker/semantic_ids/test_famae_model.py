@@ -138,7 +138,7 @@ def test_a_field_with_one_value_costs_nothing() -> None:
     made = Famae((4, 1), width=D, history=2, heads=2)
     masked = torch.tensor([[False, True]] * B)
     loss = famae_loss(made, torch.randn(B, D), torch.ones((B, 2), dtype=torch.long), masked, [1.0] * 2, [None] * 2)
-    assert float(loss) == 0
+    assert loss.item() == 0
 
 
 def sampled(hidden: Tensor, rows: Tensor, wanted: Tensor, negatives: int) -> float:
