@@ -138,13 +138,12 @@ def _train(
     settings: FamaeSettings,
 ) -> tuple[Famae, list[Evaluation]]:
     """AdamW under a cosine, stopped when validation no longer rises; the best weights seen are kept (1.5)."""
-    names, values = [each.name for each in fields], [value_count(each) for each in fields]
-    codes = torch.from_numpy(
-        np.concatenate([item_code, np.zeros_like(item_code[:1])]).astype(np.int64)
-    )  # last: padding
+    names = [each.name for each in fields]
+    padding = np.zeros_like(item_code[:1])  # the last row, which -1 reads
+    codes = torch.from_numpy(np.concatenate([item_code, padding]).astype(np.int64))
     rng = np.random.default_rng(settings.seed)
     model = Famae(
-        values,
+        [value_count(each) for each in fields],
         width=settings.width,
         history=settings.history,
         layers=settings.layers,
@@ -161,19 +160,9 @@ def _train(
     watch, losses, batches = _Best(settings.patience), [], windows.batches(settings.batch_size, rng)
     bar = tqdm(range(1, steps + 1), desc="FAMAE", mininterval=2.0, delay=2.0)
     for step in bar:
-        rows = next(batches)
-        masked = draw_masks(len(rows), len(fields), rng)
-        negatives = [
-            torch.from_numpy(rng.integers(0, count - 1, (len(rows), settings.negatives)))
-            if count > settings.full_softmax_up_to
-            else None
-            for count in values
-        ]
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps))
-        window, hidden_fields = codes[torch.from_numpy(rows)], torch.from_numpy(masked)
-        hidden = model(window, torch.from_numpy(rows >= 0), hidden_fields)
-        loss = famae_loss(model, hidden, window[:, -1], hidden_fields, alpha, negatives)
+        loss = _loss(model, codes, next(batches), alpha, settings, rng)
         optimiser.zero_grad(set_to_none=True)
         if loss.requires_grad:
             loss.backward()
@@ -192,6 +181,27 @@ def _train(
                 break
     watch.restore(model)
     return model, watch.evaluations
+
+
+def _loss(
+    model: Famae,
+    codes: torch.Tensor,
+    rows: NDArray[np.int64],
+    alpha: list[float],
+    settings: FamaeSettings,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Hide fields of a batch, draw negatives where a vocabulary is large, and ask: rows int64 [B, T] -> scalar."""
+    window, present = codes[torch.from_numpy(rows)], torch.from_numpy(rows >= 0)
+    masked = torch.from_numpy(draw_masks(len(rows), len(alpha), rng))
+    counts = [len(model.value_rows(j)) for j in range(len(alpha))]
+    negatives = [
+        torch.from_numpy(rng.integers(0, count - 1, (len(rows), settings.negatives)))
+        if count > settings.full_softmax_up_to
+        else None
+        for count in counts
+    ]
+    return famae_loss(model, model(window, present, masked), window[:, -1], masked, alpha, negatives)
 
 
 class _Best:
