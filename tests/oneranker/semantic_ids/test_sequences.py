@@ -1,0 +1,73 @@
+"""A data set's training part as item sequences, against its table read line by line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from oneranker.data.dataset import Dataset, catalogue_items
+from oneranker.semantic_ids.famae import FamaeSettings, fit_famae
+from oneranker.semantic_ids.sequences import training_sequences
+
+SCHEMA = """
+schema_version = 1
+name = "market"
+events = { file = "log.csv", user = "person", item = "ware", time = "second", group = "visit" }
+items = { file = "wares.csv", key = "ware" }
+content = { sort = "category", weight = "number", tags = "list" }
+split = { by = "time", train_until = 80, valid_until = 90 }
+"""
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    lines = pd.DataFrame({"person": rng.integers(0, 7, 300), "ware": rng.integers(0, 15, 300)})
+    lines["second"] = rng.integers(0, 100, 300)
+    lines["visit"] = lines["person"] * 1000 + lines["second"]
+    lines.to_csv(tmp_path / "log.csv", index=False)
+    wares = pd.DataFrame({"ware": range(12), "sort": [f"s{i % 3}" for i in range(12)], "weight": range(12)})
+    wares["tags"] = ["a|b", "b", ""] * 4
+    wares.to_csv(tmp_path / "wares.csv", index=False)
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    return tmp_path
+
+
+def test_sequences_are_each_users_training_events_in_order(market: Path) -> None:
+    dataset = Dataset.read(market)
+    catalogue = catalogue_items(dataset)
+    made = training_sequences(dataset, catalogue)
+    log = pd.read_csv(market / "log.csv", dtype={"ware": str, "person": str}).sort_values("second", kind="stable")
+    log = log[(log.second < 80) & log.ware.isin(catalogue.ids)]
+    sequences = made.sequences
+    bounds = zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)
+    found = [[catalogue.ids[row] for row in sequences.rows[begin:end]] for begin, end in bounds]
+    expected = [mine.ware.tolist() for _, mine in log.groupby("person", sort=False)]
+    assert sorted(found) == sorted(expected)
+    assert len(found) == 7
+    assert sequences.groups is not None
+    assert len(np.unique(sequences.groups)) == log.groupby(["person", "second"]).ngroups
+
+
+def test_fields_are_the_item_and_its_content_and_train(market: Path) -> None:
+    dataset = Dataset.read(market)
+    catalogue = catalogue_items(dataset)
+    made = training_sequences(dataset, catalogue)
+    assert list(made.columns) == ["item_id", "sort", "weight", "tags"]
+    assert made.columns["item_id"].tolist() == catalogue.ids
+    assert made.types == {"weight": "number"}
+    settings = FamaeSettings(width=8, heads=2, layers=1, history=4, max_steps=2)
+    done = fit_famae(made.sequences, made.columns, settings, made.types)
+    assert done.embeddings.shape == (len(catalogue.ids), 4 * 8)
+    tags = done.embeddings.reshape(-1, 4, 8)[:, 3]
+    assert len(np.unique(tags, axis=0)) == 3  # a list is one value; none is unknown
+
+
+def test_without_groups_the_order_of_events_stands(market: Path) -> None:
+    path = market / "schema.toml"
+    path.write_text(path.read_text().replace(', group = "visit"', ""))
+    dataset = Dataset.read(market)
+    assert training_sequences(dataset, catalogue_items(dataset)).sequences.groups is None
