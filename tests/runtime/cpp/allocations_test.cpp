@@ -9,15 +9,8 @@
 #include "fake_engine.h"
 #include "open_bundle.h"
 #include "recommender.h"
+#include "sanitized.h"
 #include "test_bundle.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define ONERANKER_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define ONERANKER_SANITIZED 1
-#endif
-#endif
 
 namespace {
 
@@ -26,7 +19,7 @@ thread_local long allocations = 0;
 
 }  // namespace
 
-#ifndef ONERANKER_SANITIZED
+#if !ONERANKER_SANITIZED
 
 void* operator new(std::size_t size) {
   if (counting) ++allocations;
@@ -53,7 +46,7 @@ using oneranker_test::TestBatches;
 using oneranker_test::WriteFakeItems;
 
 void SkipIfSanitized() {
-#ifdef ONERANKER_SANITIZED
+#if ONERANKER_SANITIZED
   GTEST_SKIP() << "needs a build without sanitizers: they bring their own operator new";
 #endif
 }

@@ -3,7 +3,7 @@
     python tests/runtime/cpp/make_bundle.py OUT     (from the repository root; then ONERANKER_TEST_BUNDLE=OUT)
 
 OUT/bundle and OUT/items2 are of one code space. Each line of OUT/requests.jsonl is a batch with its `top_k`; the same
-line of OUT/expected.jsonl holds tokens, answers and scores of the Python runtime, with `items` first and `items2` after.
+line of OUT/expected.jsonl holds the Python runtime's tokens and answers over the bundle's items and over items2.
 """
 
 from __future__ import annotations
