@@ -13,7 +13,8 @@ SHELL := /bin/bash
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
 GPU_FLAGS ?=
 
-# CPP=off leaves C++ out of `make check`; CPP_FLAGS go to runtime/cpp/configure; CPP_INSTALL= keeps it from apt-get
+# CPP=off leaves C++ out of `make check`, CPP=require fails where it would be left out for want of a tool; CPP_FLAGS go to
+# runtime/cpp/configure; CPP_INSTALL= keeps it from apt-get
 CPP ?= on
 CPP_FLAGS ?=
 CPP_INSTALL ?= --install
@@ -73,9 +74,10 @@ check-cpp: $(VENV)/.installed ## all that is checked of the C++ runtime
 # what `make check` takes of it: `test` runs the Python tests that drive the C++ runtime
 cpp-parts: $(VENV)/.installed
 	@if [ "$(CPP)" = off ]; then echo "check: C++ is left out, CPP=off"; \
-	elif ! command -v "$${CXX:-c++}" >/dev/null; then echo "check: C++ is left out, no compiler: apt-get install -y g++"; \
+	elif ! command -v "$${CXX:-c++}" >/dev/null; then echo "check: C++ is left out, no compiler: apt-get install -y g++"; [ "$(CPP)" != require ]; \
 	elif ! said=$$(runtime/cpp/configure --level check $(CPP_INSTALL) $(CPP_FLAGS) 2>&1); then \
 	    echo "check: C++ is left out:" $$(grep 'is missing' <<<"$$said" | sed 's/^configure: //' | paste -sd';'); \
+	    [ "$(CPP)" != require ]; \
 	else PYTHON=$(RUN) runtime/cpp/check format release tidy address thread fuzz; fi
 
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
