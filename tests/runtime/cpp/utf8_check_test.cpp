@@ -51,6 +51,16 @@ TEST(Utf8, NothingElseIsACharacterOfTwoOrThreeBytes) {
   EXPECT_EQ(three, 0x10000U - 0x800 - 0x800);
 }
 
+TEST(Utf8, NothingElseIsACharacterOfFourBytes) {
+  std::size_t four = 0;
+  for (unsigned first = 0xF0; first < 0x100; ++first) {
+    for (unsigned second = 0; second < 0x100; ++second) {
+      four += IsUtf8(Bytes{static_cast<std::uint8_t>(first), static_cast<std::uint8_t>(second), 0x80, 0x80}) ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(four, 0x100000U / 0x1000);  // U+10000, U+11000, ...
+}
+
 TEST(Utf8, WrongBytesAreFoundWhereverTheyStand) {
   for (std::size_t at = 0; at < 20; ++at) {
     std::string text(20, 'a');
