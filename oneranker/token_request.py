@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oneranker.token_fields import TokenError, column_of, name_of
+from oneranker.token_fields import TIME_ROWS, TokenError, column_of, name_of
 
 if TYPE_CHECKING:
     from oneranker.tokens import Tokenizer
@@ -18,6 +18,8 @@ EVENT_KINDS = ("item", "content")
 MAX_SECONDS = 2**62
 RESERVED_EVENT_KEYS = {"item", "time", "group", "action", "kind"}
 RESERVED_USER_KEYS = {"id"}
+MAX_ROWS = 2**31 - 1  # rows of the embedding table are int32
+MAX_FIELDS = 2**16  # of one token
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,31 @@ class RequestColumns:
     def event_columns(self, names: Sequence[str], order: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the named keys in the given order, None where an event lacks one."""
         return {name: column_of([self.events[i].get(name) for i in order.tolist()]) for name in names}
+
+
+def check_declared(tokenizer: Tokenizer, offsets: Mapping[str, int], rows: int) -> None:
+    """Refuse fields and actions that no request could use, and tables that no int32 could count.
+
+    Raises: TokenError naming them.
+    """
+    if odd := [f"{action!r}: {kind!r}" for action, kind in tokenizer.actions.items() if kind not in EVENT_KINDS]:
+        raise TokenError(f"tokenizer: actions {odd}, expected one of {EVENT_KINDS} for each. Correct the schema.")
+    sections = {"content": tokenizer.content, "event": tokenizer.event}
+    sections |= {"context": tokenizer.context, "user": tokenizer.user}
+    taken = {"event": RESERVED_EVENT_KEYS - {"action"}, "context": RESERVED_EVENT_KEYS, "user": RESERVED_USER_KEYS}
+    for section, reserved in taken.items():
+        if both := reserved & {entry.name for entry in sections[section]}:
+            raise TokenError(
+                f"tokenizer: {section} declares {sorted(both)}, which the request format takes. Rename the column."
+            )
+    fields = sum(map(len, sections.values())) + len(TIME_ROWS) * tokenizer.uses_time
+    if len(offsets) != fields:
+        raise TokenError(f"tokenizer: {fields} fields, {len(offsets)} of them with different names. Rename one.")
+    if rows > MAX_ROWS or tokenizer.fields > MAX_FIELDS:
+        raise TokenError(
+            f"tokenizer: {rows} rows and {tokenizer.fields} fields, expected at most {MAX_ROWS} and {MAX_FIELDS}. "
+            "Declare fewer values or slots."
+        )
 
 
 def read_request(request: Mapping[str, Any], tokenizer: Tokenizer) -> RequestColumns:

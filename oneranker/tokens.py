@@ -28,7 +28,7 @@ from oneranker.token_fields import (
     text_of,
     time_columns,
 )
-from oneranker.token_request import EVENT_KINDS, RESERVED_EVENT_KEYS, RESERVED_USER_KEYS, read_request
+from oneranker.token_request import RESERVED_EVENT_KEYS, RESERVED_USER_KEYS, check_declared, read_request
 from oneranker.token_stream import (
     CONTENT,
     CONTEXT,
@@ -52,8 +52,6 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
-MAX_ROWS = 2**31 - 1  # rows of the table are int32
-MAX_FIELDS = 2**16  # of one token
 SECTIONS = ("content", "event", "context", "user")
 
 
@@ -83,14 +81,6 @@ class Tokenizer:
                 f"tokenizer: levels={self.levels}, codes={self.codes}, expected both at least 1. "
                 "Take them from the semantic IDs."
             )
-        if odd := [f"{action!r}: {kind!r}" for action, kind in self.actions.items() if kind not in EVENT_KINDS]:
-            raise TokenError(f"tokenizer: actions {odd}, expected one of {EVENT_KINDS} for each. Correct the schema.")
-        taken = {"event": RESERVED_EVENT_KEYS - {"action"}, "context": RESERVED_EVENT_KEYS, "user": RESERVED_USER_KEYS}
-        for section, reserved in taken.items():
-            if both := reserved & {entry.name for entry in getattr(self, section)}:
-                raise TokenError(
-                    f"tokenizer: {section} declares {sorted(both)}, which the request format takes. Rename the column."
-                )
         offsets: dict[str, int] = {}
         row = self.levels * self.codes + 1  # the unknown item is row L*V + 1; a field's local rows start at 1
         for section in SECTIONS:
@@ -100,14 +90,7 @@ class Tokenizer:
         for name, rows in TIME_ROWS.items() if self.uses_time else ():
             offsets[f"time.{name}"] = row
             row += rows
-        names = sum(len(getattr(self, section)) for section in SECTIONS) + len(TIME_ROWS) * self.uses_time
-        if len(offsets) != names:
-            raise TokenError(f"tokenizer: {names} fields, {len(offsets)} of them with different names. Rename one.")
-        if row + 1 > MAX_ROWS or self.fields > MAX_FIELDS:
-            raise TokenError(
-                f"tokenizer: {row + 1} rows and {self.fields} fields, expected at most {MAX_ROWS} and {MAX_FIELDS}. "
-                "Declare fewer values or slots."
-            )
+        check_declared(self, offsets, row + 1)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "vocabulary", row + 1)
 
@@ -211,8 +194,7 @@ class Tokenizer:
         item_ids = [columns.item_ids[i] for i in ordered]
         rows = np.where([item == "" for item in item_ids], NO_ITEM, items.rows(item_ids))
         content = np.append(columns.content[order[first]], False)
-        heads = order[first][~content[:-1]]
-        context = columns.event_columns([f.name for f in self.context], heads)
+        context = columns.event_columns([f.name for f in self.context], order[first][~content[:-1]])
         groups = len(content)
         time = np.append(columns.time[order[first]], columns.now) if self.uses_time else np.arange(groups)
         stream = self.assemble(

@@ -105,7 +105,7 @@ def test_every_extra_of_the_readme_is_one_and_every_extra_is_told() -> None:
 
 def test_the_changelog_opens_with_this_version() -> None:
     version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
-    assert re.findall(r"^## (\S+)", text("CHANGELOG.md"), re.M)[0] == version
+    assert re.findall(r"^## (\d\S*)", text("CHANGELOG.md"), re.M)[0] == version
     assert f'__version__ = "{version}"' in text("oneranker/__init__.py")
 
 

@@ -108,13 +108,13 @@ void TokenLayout::PlaceFields(const std::string& where) {
   }
   const std::int64_t context_fields = WidthOf(context);
   const auto time_fields = static_cast<std::int64_t>(uses_time ? kTimeRows.size() : 0);
-  item_field_count = std::min(levels, kMaxFields) + WidthOf(content);
+  item_field_count = std::min(levels, kMaxFields + 1) + WidthOf(content);
   fields = std::max({item_field_count + WidthOf(event), context_fields + time_fields, WidthOf(user)});
   vocabulary = row + 1;
   context_width = static_cast<std::size_t>(context_fields);
-  if (vocabulary > kMaxRows || fields > kMaxFields || levels > kMaxFields) {
-    Fail(ErrorKind::kBundle, where, ": ", vocabulary, " rows and ", std::max(fields, levels),
-         " fields, expected at most ", kMaxRows, " and ", kMaxFields, ". Declare fewer values or slots.");
+  if (vocabulary > kMaxRows || fields > kMaxFields) {
+    Fail(ErrorKind::kBundle, where, ": ", vocabulary, " rows and ", fields, " fields, expected at most ", kMaxRows,
+         " and ", kMaxFields, ". Declare fewer values or slots.");
   }
 }
 

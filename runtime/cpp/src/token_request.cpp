@@ -80,7 +80,7 @@ Names UnwantedKeys(const Event& event, const TokenLayout& layout) {
   if (!event.action.empty()) keys.insert("action");
   if (!event.kind.empty()) keys.insert("kind");
   Fail(ErrorKind::kRequest, EventPlace(i), ": an item event without 'item' (keys [", ListOf(keys),
-       "]), expected an item id. Name the item, or mark the event with \"kind\": \"content\".");
+       R"(]), expected an item id. Name the item, or mark the event with "kind": "content".)");
 }
 
 /// By its own kind, else as its action says; those that name no item are content or an error.

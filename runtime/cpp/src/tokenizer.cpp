@@ -150,7 +150,8 @@ class Encoding {
   /// Hour, day of week (0 = Monday) and the gap since the previous group (-1 = none).
   void EncodeTime(std::int64_t time, std::int64_t previous, std::span<std::int32_t> out) const {
     const std::int64_t gap = std::max<std::int64_t>(time - previous, 0);
-    const int bucket = std::bit_width(static_cast<std::uint64_t>(gap));  // 0 for 0 s, then floor(log2 s) + 1
+    const auto bucket =
+        static_cast<int>(std::bit_width(static_cast<std::uint64_t>(gap)));  // 0 for 0 s, then floor(log2 s) + 1
     out[0] = layout_.time_rows[0] + 1 + static_cast<std::int32_t>(time / 3600 % 24);
     out[1] = layout_.time_rows[1] + 1 + static_cast<std::int32_t>((time / 86400 + 3) % 7);  // 1970 began on a Thursday
     out[2] = layout_.time_rows[2] + (previous < 0 ? 1 : 2 + std::min(bucket, 31));

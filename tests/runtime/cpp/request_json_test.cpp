@@ -165,8 +165,12 @@ TEST(RequestJson, DamagedTextIsReadOnlyIfItIsStillJson) {
       EXPECT_EQ(error.kind(), ErrorKind::kRequest);
       continue;
     }
-    if (text.find("e4") == std::string::npos && text.find("e3") == std::string::npos) {  // its numbers end at 1e308
-      EXPECT_TRUE(nlohmann::json::accept(text)) << text;
+    try {
+      EXPECT_FALSE(nlohmann::json::parse(text).is_discarded());
+    } catch (const nlohmann::json::out_of_range&) {
+      continue;  // its numbers end at 1e308
+    } catch (const nlohmann::json::parse_error& error) {
+      ADD_FAILURE() << text << ": " << error.what();
     }
   }
   EXPECT_GT(read, 100);

@@ -78,6 +78,30 @@ TEST(Tokenizer, AnErrorLeavesTheScratchFitForTheNextRequest) {
   EXPECT_EQ(before.token_fields, after.token_fields);
 }
 
+TEST(Tokenizer, NothingOfOneRequestShowsInTheNext) {
+  const Tokenizer tokenizer = TokenizerOf(EveryField());
+  const SimpleItemLookup items = ItemsOf(EveryField());
+  const auto scratch = Tokenizer::NewScratch();
+  const auto fresh = Tokenizer::NewScratch();
+  Request rich;
+  rich.now = 9;
+  rich.user = {{"age", 40.0}, {"town", "red"}};
+  rich.context = {{"shop", "1"}};
+  rich.events.assign(3, Event{"i1", 5, "", "buy", "", {{"price", 0.7}, {"labels", "a|b"}, {"shop", "2"}}});
+  Request poor;
+  poor.now = 9;
+  poor.events.assign(3, Event{"nobody", 5, "", "", "", {}});
+  Tokens tokens;
+  Tokens expected;
+  tokenizer.Encode(poor, items, 16, *fresh, expected);
+  tokenizer.Encode(rich, items, 16, *scratch, tokens);
+  EXPECT_NE(tokens.token_fields, expected.token_fields);
+  tokenizer.Encode(poor, items, 16, *scratch, tokens);
+  EXPECT_EQ(tokens.token_fields, expected.token_fields);
+  EXPECT_EQ(tokens.token_kind, expected.token_kind);
+  EXPECT_EQ(tokens.token_time, expected.token_time);
+}
+
 TEST(Tokenizer, WhatIsDroppedIsCheckedAllTheSame) {
   const Tokenizer tokenizer = TokenizerOf(EveryField());
   const SimpleItemLookup items = ItemsOf(EveryField());
@@ -159,7 +183,7 @@ TEST(Tokenizer, ADamagedFileIsRefused) {
       {R"({"uses_time":1})", "uses_time is 1, expected bool"},
       {R"({"codes":1000000000})", "expected at most 2147483647"},
       {R"({"levels":9223372036854775807,"codes":9223372036854775807})", "expected at most 2147483647"},
-      {R"({"levels":65537})", "expected at most 2147483647 and 65536"},
+      {R"({"levels":65537,"content":[],"event":[]})", "expected at most 2147483647 and 65536"},
       {R"({"user":[{"name":"a","type":"list","values":[],"slots":9223372036854775807}]})", "expected at most"},
       {R"({"user":[{"name":"a","type":"list","values":[],"slots":65537}]})", "65537 fields, expected at most"},
   };
