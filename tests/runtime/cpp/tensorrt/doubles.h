@@ -46,6 +46,7 @@ struct Machine {
   std::vector<int> chosen_profiles;
   std::atomic<int> contexts = 0;
   std::atomic<int> engines = 0;
+  std::atomic<int> freed_while_running = 0;  // contexts
 };
 
 /// The machine of this process.

@@ -2,9 +2,12 @@
 #include <NvInferRuntime.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <iterator>
 #include <memory>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "doubles.h"
@@ -49,6 +52,7 @@ struct ContextState {
   std::array<std::int64_t, 2> sizes{0, 0};
   float* scratch = nullptr;
   std::int64_t scratch_bytes = 0;
+  std::shared_ptr<std::atomic<int>> running = std::make_shared<std::atomic<int>>(0);  // launches in the stream
 };
 
 Machine& TheMachine() {
@@ -101,7 +105,10 @@ IExecutionContext::IExecutionContext(std::shared_ptr<doubles::EngineState> engin
   mState->engine = std::move(engine);
   ++TheMachine().contexts;
 }
-IExecutionContext::~IExecutionContext() noexcept { --TheMachine().contexts; }
+IExecutionContext::~IExecutionContext() noexcept {
+  --TheMachine().contexts;
+  if (*mState->running != 0) ++TheMachine().freed_while_running;
+}
 
 void IExecutionContext::setDeviceMemoryV2(void* memory, int64_t size) noexcept {
   mState->scratch = static_cast<float*>(memory);
@@ -149,13 +156,18 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
   float* const y = static_cast<float*>(mState->addresses.at("y"));
   auto* const count = static_cast<std::int32_t*>(mState->addresses.at("count"));
   float* const scratch = mState->scratch;
+  const std::int64_t room = mState->scratch_bytes / static_cast<std::int64_t>(sizeof(float));
   const auto first = [=] { std::transform(x, x + elements, scratch, [](float value) { return 2 * value; }); };
-  const auto second = [=, rows = rows, columns = columns] {
+  const auto second = [=, rows = rows, columns = columns, running = mState->running] {
     std::transform(scratch, scratch + elements, y, [](float value) { return value + 1; });
-    std::fill(scratch, scratch + elements, -1.0F);
+    std::fill(scratch, scratch + room, -1.0F);
     std::fill(count, count + rows, static_cast<std::int32_t>(columns));
+    --*running;
   };
-  return OnStream("enqueueV3", stream, first) == cudaSuccess && OnStream("enqueueV3", stream, second) == cudaSuccess;
+  if (OnStream("enqueueV3", stream, first) != cudaSuccess) return false;
+  std::this_thread::sleep_for(std::chrono::microseconds(10));  // room for another thread's launch
+  ++*mState->running;
+  return OnStream("enqueueV3", stream, second) == cudaSuccess;
 }
 
 ICudaEngine::ICudaEngine(std::shared_ptr<doubles::EngineState> state) : mState(std::move(state)) {

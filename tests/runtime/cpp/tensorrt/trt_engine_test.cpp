@@ -9,6 +9,7 @@
 
 #include "doubles.h"
 #include "engine.h"
+#include "oneranker/pipeline.h"
 #include "trt_fixture.h"
 #include "trt_memory.h"
 #include "trt_stage.h"
@@ -74,6 +75,22 @@ TEST_F(TrtEngineTest, ThreadsShareOneStageAndOneScratchBlock) {
   }
   EXPECT_EQ(wrong, std::vector<int>(bound.size()));
   EXPECT_EQ(TheMachine().device_blocks.size(), blocks);
+}
+
+TEST_F(TrtEngineTest, AThreadThatOnlyRunsIsOnTheEnginesDevice) {
+  const auto engine = TensorRtEngine("cuda:1");
+  const auto stage = engine->Load(bundle_, Row());
+  Bound bound(*engine, *stage, 2, 3);
+  bool ran = false;
+  std::thread([&] {
+    try {
+      bound.binding->Run();
+      ran = true;
+    } catch (const Error&) {
+      ran = false;
+    }
+  }).join();
+  EXPECT_TRUE(ran);
 }
 
 TEST_F(TrtEngineTest, PartsOutliveTheEngineThatMadeThem) {

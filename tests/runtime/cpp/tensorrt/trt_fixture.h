@@ -50,6 +50,7 @@ class TrtEngineTest : public testing::Test {
   void TearDown() override {
     EXPECT_EQ(TheMachine().contexts, 0);
     EXPECT_EQ(TheMachine().engines, 0);
+    EXPECT_EQ(TheMachine().freed_while_running, 0);
     EXPECT_TRUE(TheMachine().device_blocks.empty());
     EXPECT_TRUE(TheMachine().pinned_blocks.empty());
     std::filesystem::remove_all(bundle_);
