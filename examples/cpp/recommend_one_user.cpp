@@ -19,7 +19,8 @@ int main(int argc, char** argv) {
 
     const oneranker::Model model = oneranker::Model::Load(argv[1]);  // once a process
     oneranker::Pipeline pipeline(model);                             // once a thread
-    for (const oneranker::RankedItem& item : pipeline.Recommend(requests, 5).front().items) {
+    const std::vector<oneranker::Recommendation> answers = pipeline.Recommend(requests, 5);
+    for (const oneranker::RankedItem& item : answers.front().items) {
       std::cout << item.score << "  " << item.id << "  " << item.name << "\n";
     }
   } catch (const oneranker::Error& error) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "error.h"
+
 namespace oneranker {
 namespace {
 
@@ -186,10 +188,10 @@ std::size_t Utf8Length(std::string_view text) noexcept {
 
 std::string Quoted(std::string_view text) {
   constexpr std::size_t kLongest = 60;
-  if (text.size() <= kLongest) return "'" + std::string(text) + "'";
+  if (text.size() <= kLongest) return Joined("'", text, "'");
   std::size_t end = kLongest;
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
-  return "'" + std::string(text.substr(0, end)) + "…'";
+  return Joined("'", text.substr(0, end), "…'");
 }
 
 }  // namespace oneranker
