@@ -337,6 +337,22 @@ TEST_F(ForwardTest, ASecondThreadInOnePipelineIsAnErrorAndTheFirstIsAnswered) {
   EXPECT_EQ(answers.size(), 1U);
 }
 
+TEST(FillTokensTest, PadsAreZerosAtTheTimeOfTheLastRealTokenAndBlocked) {
+  const std::vector<Tokens> batch{
+      {.token_fields = {1, 2, 3, 4}, .token_kind = {5, 6}, .token_time = {7, 8}, .unknown_items = 0, .dropped = 0},
+      {.token_fields = {9, 9}, .token_kind = {4}, .token_time = {3}, .unknown_items = 0, .dropped = 0}};
+  std::vector<std::int32_t> fields(12, -1);
+  std::vector<std::int32_t> kind(6, -1);
+  std::vector<std::int64_t> time(6, -1);
+  FillTokens(batch, 3, 2, {.fields = fields, .kind = kind, .time = time});
+  EXPECT_EQ(fields, (std::vector<std::int32_t>{1, 2, 3, 4, 0, 0, 9, 9, 0, 0, 0, 0}));
+  EXPECT_EQ(kind, (std::vector<std::int32_t>{5, 6, 0, 4, 0, 0}));
+  EXPECT_EQ(time, (std::vector<std::int64_t>{7, 8, 8, 3, 3, 3}));
+  std::vector<std::uint16_t> halves(6, 1);
+  FillHistoryMask(batch, 3, DType::kFloat16, std::as_writable_bytes(std::span(halves)));
+  EXPECT_EQ(halves, (std::vector<std::uint16_t>{0, 0, 0xF0E2, 0, 0xF0E2, 0xF0E2}));  // -10000
+}
+
 TEST(BucketTest, RoundsUpToAPowerOfTwoAndNoFurtherThanTheLargest) {
   EXPECT_EQ(Bucket(1, 64, 256), 64);
   EXPECT_EQ(Bucket(65, 64, 256), 128);
