@@ -107,8 +107,13 @@ class DecoderLayer(nn.Module):
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] for any shape of index; one Gather in a graph, the table itself is never cast or copied."""
-    return table.index_select(0, index.reshape(-1)).reshape(index.shape)
+    """table[index] for a flat table and any shape of index; one node in a graph, the table is never cast or copied.
+
+    As GatherElements: ONNX Runtime's Gather on the CPU copies element by element and takes twelve times as long.
+
+    Shapes: table [n], index int64 [...] -> [...]
+    """
+    return table.gather(0, index.reshape(-1)).reshape(index.shape)
 
 
 def unit(x: Tensor) -> Tensor:
