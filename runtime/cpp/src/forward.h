@@ -65,14 +65,14 @@ class Forward {
   const LoadedModel& model_;
   const HostPlaces& places_;
   Chain chain_;
-  RunSizes sizes_;                            // B and S of the batch in the buffers
-  std::array<bool, kStages.size()> done_{};   // stages that have run on it
+  RunSizes sizes_;                              // B and S of the batch in the buffers
+  std::array<bool, kStages.size()> done_{};     // stages that have run on it
   std::weak_ptr<const ServedTables> bound_to_;  // whose addresses the bindings hold; only compared, never read
-  std::optional<FilterRows> filter_rows_;     // of the same tables
+  std::optional<FilterRows> filter_rows_;       // of the same tables
   std::weak_ptr<const ServedTables> found_in_;  // whose rows the retriever left in candidate_items
-  bool filtered_ = false;                     // whether eligible_row holds anything but zeros
-  std::int64_t ranked_ = 0;                   // columns of the scores that are not padding
-  std::int64_t padded_ = 0;                   // columns of the scores
+  bool filtered_ = false;                       // whether eligible_row holds anything but zeros
+  std::int64_t ranked_ = 0;                     // columns of the scores that are not padding
+  std::int64_t padded_ = 0;                     // columns of the scores
 };
 
 }  // namespace oneranker

@@ -9,8 +9,8 @@
 
 #include "chain.h"
 #include "chain_plan.h"
-#include "served_tables.h"
 #include "open_bundle.h"
+#include "served_tables.h"
 #include "tokenizer.h"
 
 namespace oneranker {

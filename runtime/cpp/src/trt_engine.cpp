@@ -1,9 +1,9 @@
 // TensorRT behind engine.h, written against the published API of TensorRT 10.14 to 11.x and of CUDA 12 and 13.
 //
 // Not compiled in CI, not run on a GPU. CI has doubles of both libraries' headers (tests/runtime/cpp/tensorrt), never
-// the SDK; tests/runtime/test_cpp_tensorrt.py compiles these files against the real headers where it is told the folder,
-// last against those of TensorRT 11.1 and CUDA 13.0. Two things that the Python runtime does are left out: plans of
-// TensorRT-RTX, and CUDA graphs, so every Run is enqueued kernel by kernel.
+// the SDK; tests/runtime/test_cpp_tensorrt.py compiles these files against the real headers where it is told the
+// folder, last against those of TensorRT 11.1 and CUDA 13.0. Two things that the Python runtime does are left out:
+// plans of TensorRT-RTX, and CUDA graphs, so every Run is enqueued kernel by kernel.
 #include <NvInferRuntime.h>
 
 #include <memory>

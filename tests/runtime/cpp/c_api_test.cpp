@@ -89,8 +89,9 @@ TEST_F(CApiTest, AnswersAreThoseOfTheCppInterface) {
   const oneranker::Model model = oneranker::Model::Load(Bundle(), options);
   oneranker::Pipeline pipeline(model);
   for (const int top_k : {1, 7}) {
-    std::vector<std::string> texts{R"({"events":[{"item":"item 1","time":5}],"now":10})", R"({"events":[],"now":10})",
-                                   R"({"events":[{"item":"who","time":7}],"now":10,"excluded":["item 3","item 4","x"]})"};
+    std::vector<std::string> texts{
+        R"({"events":[{"item":"item 1","time":5}],"now":10})", R"({"events":[],"now":10})",
+        R"({"events":[{"item":"who","time":7}],"now":10,"excluded":["item 3","item 4","x"]})"};
     std::vector<oneranker::Request> requests;
     std::vector<oneranker_request*> handles;
     for (const std::string& text : texts) {
