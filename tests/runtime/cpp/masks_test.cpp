@@ -100,7 +100,7 @@ TEST(Masks, AWrongMaskFileIsABundleError) {
       {with("task_mask", empty_row), "row 1 of 'task_mask' may read nothing, expected a cell"},
   };
   for (const auto& [tensors, words] : rows) {
-    const std::string text = BundleErrorOf([&] { MasksOf(tensors); });
+    const std::string text = BundleErrorOf([&, &given = tensors] { MasksOf(given); });
     EXPECT_NE(text.find(words), std::string::npos) << text;
     EXPECT_EQ(text.find("masks.safetensors: "), 0U) << text;
     EXPECT_NE(text.find("Rebuild with"), std::string::npos) << text;

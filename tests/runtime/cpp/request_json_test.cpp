@@ -96,7 +96,8 @@ TEST(RequestJson, WhatIsNoRequestIsRefusedAtItsPlace) {
       {R"({"eligible":"a"})", "request.eligible: got str, expected a list of item ids"},
       {R"({"excluded":["a",true]})", "request.excluded[1]: got bool, expected text or a number"},
   };
-  for (const auto& [json, words] : bad) ExpectError([&] { Request::FromJson(json); }, ErrorKind::kRequest, words);
+  for (const auto& [json, words] : bad)
+    ExpectError([&, &json = json] { Request::FromJson(json); }, ErrorKind::kRequest, words);
 }
 
 TEST(RequestJson, WhatIsNoJsonIsRefused) {

@@ -94,7 +94,7 @@ TEST(Field, ADamagedFieldIsRefused) {
       {R"({"name":"x","type":"list","values":[],"slots":true})", "slots is true, expected int"},
       {R"({"name":"x","type":"list","values":[],"slots":18446744073709551615})", "expected a smaller int"},
   };
-  for (const auto& [json, words] : bad) ExpectError([&] { FieldOf(json); }, ErrorKind::kBundle, words);
+  for (const auto& [json, words] : bad) ExpectError([&, &json = json] { FieldOf(json); }, ErrorKind::kBundle, words);
 }
 
 }  // namespace
