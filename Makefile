@@ -59,7 +59,8 @@ types: $(VENV)/.installed ## mypy
 	$(VENV)/bin/mypy
 
 test: $(VENV)/.installed $(MINIMAL)/.installed ## all tests
-	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 ONERANKER_RUNTIME_PYTHON=$(MINIMAL)/bin/python $(VENV)/bin/pytest $(SIDE_BY_SIDE) \
+	    $(if $(filter require,$(CPP)),--require cpp)
 
 cpp: $(CPP_NEEDS) ## the C++ runtime and its examples into build/cpp/release
 	runtime/cpp/configure --level examples $(CPP_INSTALL) $(CPP_FLAGS)

@@ -9,9 +9,11 @@ same from the request's JSON text; tokens: raw request -> integers; workers: req
 --workers threads, each with a pipeline of its own (C++: one Model for all of them; Python: a bundle each).
 
 How: a process for each backend stays open; in every round each backend in turn, in an order that rotates, answers the
-next requests of the file while the others wait. A ratio is made within each round; the table gives its median, lowest
-and highest over the rounds. --cores N binds all of them to the first N cores. Before anything is timed, the answers to
-all requests are compared: same items, same order, scores within 1e-5 of Python's.
+same next requests of the file while the others wait (tokens: Python's encode also looks filters up, where there are
+any). A ratio is made within each round; the table gives its median, lowest and highest over the rounds. --cores N binds
+all of them to the first N cores. Peak memory is that of the whole process, requests and the pipelines of the closed loop
+included. Before anything is timed, the answers to all requests are compared: same items, same order, scores within 1e-5
+of Python's.
 
 stdout: a table, then one JSON object on the last line: {"environment": {...}, "rows": [...]}. --out appends it to a
 file. stderr: progress. Exit codes: 0 ok, 1 our error, 2 usage, 3 bundle, 4 the answers differ.

@@ -84,8 +84,9 @@ class Turns:
         wrapped = [{"text": text} for text in texts]
         self._texts = [[one["text"] for one in batch] for batch in in_batches(wrapped, job["batch"])]
         self._server: Server = EagerServer(job) if name == EAGER else self._pipeline()
-        self._next = 0
+        self._next: dict[str, int] = {}  # each kind of work goes through the requests on its own
         self._samples("recommend", len(self.raw))  # every shape once
+        self._next.clear()
 
     def do(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Answer one command."""
@@ -111,7 +112,8 @@ class Turns:
         }
         samples = []
         for _ in range(iterations):
-            at, self._next = self._next, (self._next + 1) % len(self.raw)
+            at = self._next.get(work, 0)
+            self._next[work] = (at + 1) % len(self.raw)
             begin = time.perf_counter()
             does[work](at)
             samples.append((time.perf_counter() - begin) * 1e3)

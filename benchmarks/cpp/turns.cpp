@@ -7,6 +7,7 @@
 #include <chrono>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -44,7 +45,7 @@ class Turns {
     }
     batch_ = batch;
     Time("recommend", requests_.size() / batch_);  // every shape once
-    next_ = 0;
+    next_.clear();
   }
 
   [[nodiscard]] std::size_t size() const { return requests_.size(); }
@@ -68,9 +69,10 @@ class Turns {
   std::vector<double> Time(const std::string& work, std::size_t iterations) {
     std::vector<double> samples;
     samples.reserve(iterations);
+    std::size_t& next = next_[work];  // each kind of work goes through the requests on its own, as the others do
     for (std::size_t i = 0; i < iterations; ++i) {
-      const std::size_t begin = next_ * batch_;
-      next_ = (next_ + 1) % (requests_.size() / batch_);
+      const std::size_t begin = next * batch_;
+      next = (next + 1) % (requests_.size() / batch_);
       const auto start = Clock::now();
       if (work == "json") {
         std::vector<Request> parsed;
@@ -104,7 +106,12 @@ class Turns {
   json Workers(double seconds) {
     std::atomic<std::size_t> done{0};
     std::vector<Pipeline> pipelines;
-    for (std::size_t i = 0; i < workers_; ++i) pipelines.emplace_back(model_);
+    for (std::size_t i = 0; i < workers_; ++i) {
+      pipelines.emplace_back(model_);
+      for (std::size_t begin = 0; begin < requests_.size(); begin += batch_) {
+        pipelines[i].Recommend(std::span(requests_).subspan(begin, batch_), top_k_, answers_);
+      }
+    }
     std::vector<std::thread> threads;
     const auto start = Clock::now();
     for (std::size_t i = 0; i < workers_; ++i) {
@@ -129,7 +136,7 @@ class Turns {
   std::vector<Request> requests_;
   std::vector<Recommendation> answers_;
   std::size_t batch_ = 1;
-  std::size_t next_ = 0;
+  std::map<std::string, std::size_t> next_;
 };
 
 }  // namespace

@@ -18,6 +18,7 @@ from export.settings import BuildSettings
 from export.verify_requests import random_request
 from runtime import FeedError, Pipeline, RequestError
 
+pytestmark = pytest.mark.cpp
 REQUESTS = 500
 CLOSE = 1e-5
 DEMO = ROOT / "demo"
@@ -31,6 +32,12 @@ def source() -> ModelSource:
 @pytest.fixture(scope="module")
 def both(tiny_bundle: Path) -> Iterator[tuple[Pipeline, CppPipeline]]:
     with Pipeline.load(tiny_bundle, threads=1) as python, CppPipeline.load(tiny_bundle) as cpp:
+        yield python, cpp
+
+
+@pytest.fixture(scope="module")
+def both_in_half(tiny_fp16_bundle: Path) -> Iterator[tuple[Pipeline, CppPipeline]]:
+    with Pipeline.load(tiny_fp16_bundle, threads=1) as python, CppPipeline.load(tiny_fp16_bundle) as cpp:
         yield python, cpp
 
 
@@ -76,6 +83,10 @@ def assert_same(python: Pipeline, cpp: CppPipeline, requests: Sequence[dict[str,
 
 def test_random_requests_are_answered_alike(both: tuple[Pipeline, CppPipeline], source: ModelSource) -> None:
     assert_same(*both, random_requests(source, REQUESTS), batches=(1, 3, 2))
+
+
+def test_an_fp16_bundle_is_answered_alike(both_in_half: tuple[Pipeline, CppPipeline], source: ModelSource) -> None:
+    assert_same(*both_in_half, random_requests(source, 60), batches=(1, 3, 2))
 
 
 def test_own_candidates_are_scored_alike(both: tuple[Pipeline, CppPipeline], source: ModelSource) -> None:

@@ -12,6 +12,8 @@ from cpp_library import CppPipeline, library
 
 from runtime import BundleError, DeviceError, UsageError
 
+pytestmark = pytest.mark.cpp
+
 
 @pytest.fixture(autouse=True)
 def in_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
