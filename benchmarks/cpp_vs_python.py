@@ -11,7 +11,7 @@ same from the request's JSON text; tokens: raw request -> integers; workers: req
 How: a process for each backend stays open; in every round each backend in turn, in an order that rotates, answers the
 same next requests of the file while the others wait (tokens: Python's encode also looks filters up, where there are
 any). A ratio is made within each round; the table gives its median, lowest and highest over the rounds. --cores N binds
-all of them to the first N cores. Peak memory is that of the whole process, requests and the pipelines of the closed loop
+all of them to the first N cores. Peak memory is that of the whole process, requests and the closed loop's pipelines
 included. Before anything is timed, the answers to all requests are compared: same items, same order, scores within 1e-5
 of Python's.
 
