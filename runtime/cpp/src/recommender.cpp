@@ -30,7 +30,7 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
     Fail(ErrorKind::kFeed, "top_k=", top_k, ", expected at least 1. Ask for as many items as you show.");
   }
   if (requests.empty()) {
-    answers.clear();
+    Resize(answers, 0);
     return;
   }
   forward_.CheckBatch(static_cast<std::int64_t>(requests.size()));
@@ -45,16 +45,34 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
   forward_.FetchCandidates();
   forward_.FetchScores();
   for (std::size_t i = 0; i < B; ++i) CheckCandidates(index, forward_.candidates(i), i);
-  answers.resize(B);
+  Resize(answers, B);
   for (std::size_t i = 0; i < B; ++i) {
     Recommendation& answer = answers[i];
+    answer.items.clear();  // before the index that its ids lie in may go
+    answer.index = tables->shared_index();
+    answer.index_version = index.header().version;
     BestItems(index, forward_.candidates(i), top_k, order_, answer.items);
     answer.unknown_items = tokens_[i].unknown_items;
     answer.dropped = tokens_[i].dropped;
     answer.unknown_filter_ids = unknown_filter_ids_[i];
-    answer.index_version = index.header().version;
-    answer.index = tables->shared_index();
   }
+}
+
+void Recommender::Resize(std::vector<Recommendation>& answers, std::size_t size) {
+  spare_.reserve(static_cast<std::size_t>(model_->max_batch()));
+  for (; answers.size() > size; answers.pop_back()) {
+    if (spare_.size() == spare_.capacity()) continue;
+    Recommendation& spare = spare_.emplace_back(std::move(answers.back()));
+    spare.items.clear();
+    spare.index_version = {};
+    spare.index.reset();  // a spare answer keeps no index alive
+  }
+  answers.reserve(size);
+  while (answers.size() < size && !spare_.empty()) {
+    answers.push_back(std::move(spare_.back()));
+    spare_.pop_back();
+  }
+  answers.resize(size);
 }
 
 void Recommender::WarmUp(std::span<const std::int64_t> batch_sizes, std::span<const std::int64_t> history_lengths) {

@@ -42,6 +42,8 @@ class Recommender {
 
  private:
   void Answer(std::span<const Request* const> requests, int top_k, std::vector<Recommendation>& answers);
+  /// As answers.resize(size), but the lists of what falls away are kept and used again.
+  void Resize(std::vector<Recommendation>& answers, std::size_t size);
   void EncodeAll(std::span<const Request* const> requests, const ItemIndex& index);
   void EncodeOne(std::size_t position, const Request& request, const ItemIndex& index, Tokens& tokens);
   void RankRows(const std::shared_ptr<const ServedTables>& tables, std::span<const CandidateIds> candidates,
@@ -58,6 +60,7 @@ class Recommender {
   std::vector<std::int64_t> unknown_filter_ids_;
   std::vector<std::int32_t> order_;
   std::vector<std::int32_t> rows_;
+  std::vector<Recommendation> spare_;  // of larger batches, empty
 };
 
 }  // namespace oneranker

@@ -94,6 +94,27 @@ TEST(AllocationsTest, AWarmPipelineAllocatesNothingFromRawRequestsToAnswers) {
   }
 }
 
+TEST(AllocationsTest, BatchesOfChangingSizesAllocateNothingOnceEachSizeIsWarm) {
+  SkipIfSanitized();
+  const TempFolder temp;
+  WriteFakeItems(temp.path());
+  FakeLog log;
+  log.keep = false;
+  Recommender recommender(FakeModel(temp.path(), log));
+  const std::vector<Request> one = Requests(1, true);
+  const std::vector<Request> three = Requests(3, false);
+  std::vector<Recommendation> answers;
+  for (const auto* batch : {&three, &one}) recommender.Recommend(*batch, 5, answers);
+  for (int turn = 0; turn < 4; ++turn) {
+    const std::vector<Request>& batch = turn % 2 == 0 ? three : one;
+    EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(batch, 5, answers); }), 0) << batch.size() << " requests";
+    EXPECT_EQ(answers.size(), batch.size());
+  }
+  recommender.Recommend(std::span<const Request>(), 5, answers);
+  EXPECT_TRUE(answers.empty());
+  EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(three, 5, answers); }), 0);
+}
+
 /// A stage whose runs are the engine's own business: what happens inside of them is not counted.
 class UncountedBinding final : public Binding {
  public:
