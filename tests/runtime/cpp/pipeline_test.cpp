@@ -171,8 +171,14 @@ TEST_F(PipelineTest, ADamagedFileIsABundleErrorThatNamesIt) {
 
 TEST_F(PipelineTest, AnUnusableNumberOfThreadsIsAnError) {
   Options options;
-  options.threads = -1;
-  EXPECT_EQ(ErrorOf([&] { Model::Load(Bundle(), options); })->kind(), ErrorKind::kUsage);
+  for (const int threads : {-1, 1025, 100'000}) {
+    options.threads = threads;
+    const auto error = ErrorOf([&] { Model::Load(Bundle(), options); });
+    ASSERT_TRUE(error) << threads;
+    EXPECT_EQ(error->kind(), ErrorKind::kUsage);
+    EXPECT_EQ(error->what(), "options: threads=" + std::to_string(threads) +
+                                 ", expected 1 .. 1024, or 0 for all cores. Ask for one of these.");
+  }
 }
 
 }  // namespace
