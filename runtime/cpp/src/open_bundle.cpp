@@ -14,7 +14,7 @@ constexpr int kMostThreads = 1024;  // a slip of the keyboard would start that m
 std::shared_ptr<const ItemIndex> ReadIndex(const std::filesystem::path& bundle, const Manifest& manifest,
                                            const std::filesystem::path& items) {
   if (!items.empty()) return ItemIndex::Read(items);
-  std::shared_ptr<const ItemIndex> index = ItemIndex::Read(bundle / manifest.items.folder);
+  std::shared_ptr<const ItemIndex> index = ItemIndex::Read(CheckInside(bundle, manifest.items.folder, "folder"));
   const ItemIndexHeader& header = index->header();
   if (header.version != manifest.items.version || header.items != manifest.items.items) {
     Fail(ErrorKind::kBundle, index->folder(), ": version ", header.version.substr(0, 12), "… of ", header.items,
