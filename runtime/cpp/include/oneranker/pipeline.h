@@ -3,7 +3,7 @@
 /// Threads: a Model may be used from any thread at any time. A Pipeline takes one call at a time; a second one
 /// meanwhile is an Error. Make one Pipeline per thread: they share the Model's weights and tables and own only their
 /// buffers. Nothing here prints, exits or keeps global state; every failure is an Error and leaves the object as it
-/// was.
+/// was. Underneath, ONNX Runtime keeps one environment per process: whoever makes the first one decides its logging.
 #pragma once
 
 #include <cstdint>
