@@ -316,6 +316,25 @@ TEST_F(ForwardTest, WarmUpBindsEverySizeOnceAndLeavesNoBatchBehind) {
   EXPECT_EQ(ErrorOf([&] { recommender_.Enhance(); })->kind(), ErrorKind::kUsage);
 }
 
+TEST_F(ForwardTest, AWarmUpOfEverySizeOfALargeProfileIsKeptWhole) {
+  constexpr std::int64_t kB = 128;
+  Manifest manifest = oneranker_test::FakeManifest();
+  manifest.profile.at('B').max = kB;
+  Recommender recommender(FakeModel(temp_.path() / "items", log_, manifest));
+  recommender.WarmUp({}, {});
+  const int binds = log_.binds;
+  EXPECT_EQ(binds, kB * 2 * 5);  // two lengths of histories; the retriever has two sizes of filters
+  Request filtered = FakeRequest(70);
+  filtered.excluded = {"item 1"};
+  std::vector<Recommendation> answers;
+  for (const std::size_t B : {1U, 2U, 64U, 128U}) {
+    for (const Request& request : {FakeRequest(2), filtered}) {
+      recommender.Recommend(std::vector<Request>(B, request), 3, answers);
+    }
+  }
+  EXPECT_EQ(log_.binds, binds);
+}
+
 std::atomic<bool> waiting{false};
 std::atomic<bool> go_on{false};
 
