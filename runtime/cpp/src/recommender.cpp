@@ -39,6 +39,7 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
   EncodeAll(requests, index);
   const std::size_t B = requests.size();
   forward_.Generate({tokens_.data(), B});
+  tables_.reset();
   forward_.Enhance();
   forward_.Retrieve(tables, {filters_.data(), B});
   forward_.Rank(tables);
@@ -78,6 +79,7 @@ void Recommender::Resize(std::vector<Recommendation>& answers, std::size_t size)
 void Recommender::WarmUp(std::span<const std::int64_t> batch_sizes, std::span<const std::int64_t> history_lengths) {
   const Turn turn(taken_);
   forward_.WarmUp(model_->items(), batch_sizes, history_lengths);
+  tables_.reset();
 }
 
 std::string Recommender::Encode(const Request& request, Tokens& tokens) {
@@ -89,7 +91,9 @@ std::string Recommender::Encode(const Request& request, Tokens& tokens) {
 
 void Recommender::Generate(std::span<const Tokens> batch) {
   const Turn turn(taken_);
+  std::shared_ptr<const ServedTables> tables = model_->items();
   forward_.Generate(batch);
+  tables_ = std::move(tables);
 }
 
 void Recommender::Enhance() {
@@ -99,15 +103,17 @@ void Recommender::Enhance() {
 
 void Recommender::Retrieve(Candidates& candidates) {
   const Turn turn(taken_);
-  forward_.Retrieve(model_->items(), {});
+  const std::shared_ptr<const ServedTables>& tables = OfThisBatch();
+  forward_.Retrieve(tables, {});
   forward_.FetchCandidates();
   forward_.CopyCandidates(candidates);
+  candidates.index_version = tables->index().header().version;
 }
 
 void Recommender::Rank(std::span<const CandidateIds> candidates, std::span<const float> features,
                        std::vector<float>& scores) {
   const Turn turn(taken_);
-  RankRows(model_->items(), candidates, features);
+  RankRows(OfThisBatch(), candidates, features);
   scores.resize(rows_.size());
   forward_.CopyScores(scores);
 }
@@ -117,9 +123,15 @@ void Recommender::Rank(const Request& request, const CandidateIds& candidates, s
   const std::shared_ptr<const ServedTables> tables = model_->items();
   EncodeOne(0, request, tables->index(), tokens_[0]);
   forward_.Generate({tokens_.data(), 1});
+  tables_.reset();
   forward_.Enhance();
   RankRows(tables, {&candidates, 1}, {});
   forward_.CopyScores(scores);
+}
+
+const std::shared_ptr<const ServedTables>& Recommender::OfThisBatch() {
+  if (tables_ == nullptr) tables_ = model_->items();  // the batch of a Recommend, which holds none
+  return tables_;
 }
 
 void Recommender::EncodeAll(std::span<const Request* const> requests, const ItemIndex& index) {

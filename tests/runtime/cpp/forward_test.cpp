@@ -164,6 +164,30 @@ TEST_F(ForwardTest, ASwapServesTheNewIndexFromTheNextCallOnAndFreesTheOld) {
   for (const RankedItem& item : before[0].items) EXPECT_EQ(item.id, "item " + std::to_string(item.row));  // kept alive
 }
 
+TEST_F(ForwardTest, TheStepsOfABatchKeepTheIndexOfItsGenerateThroughASwap) {
+  const std::string first = model_->items()->index().header().version;
+  const std::weak_ptr<const ServedTables> old = model_->items();
+  Tokens tokens;
+  recommender_.Encode(FakeRequest(3), tokens);
+  recommender_.Generate({&tokens, 1});
+  WriteFakeItems(temp_.path() / "other", 100, 30);
+  model_->SwapItems(temp_.path() / "other");
+  recommender_.Enhance();
+  Candidates found;
+  recommender_.Retrieve(found);
+  EXPECT_EQ(found.index_version, first);
+  std::vector<float> scores;
+  recommender_.Rank(std::vector<CandidateIds>{{"item 7"}}, {}, scores);
+  EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores); }));
+  recommender_.Generate({&tokens, 1});  // from here on the new one
+  EXPECT_TRUE(old.expired());
+  recommender_.Enhance();
+  recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores);
+  recommender_.Retrieve(found);
+  EXPECT_EQ(found.index_version, model_->items()->index().header().version);
+  EXPECT_NE(found.index_version, first);
+}
+
 TEST_F(ForwardTest, ADamagedOrStrangeIndexIsRefusedAndTheOldOneServesOn) {
   const std::string version = model_->items()->index().header().version;
   const auto missing = ErrorOf([&] { model_->SwapItems(temp_.path() / "nothing"); });

@@ -103,6 +103,7 @@ struct Candidates {
   std::vector<float> logp;
   std::vector<std::int32_t> head;
   std::vector<std::int32_t> count;
+  std::string index_version;  // whose rows the items are
 };
 
 struct Options {
@@ -155,7 +156,8 @@ class ONERANKER_API Pipeline {
   /// Run made-up batches of these sizes before the first request; none given: every size. Throws Error(kFeed).
   void WarmUp(std::span<const std::int64_t> batch_sizes = {}, std::span<const std::int64_t> history_lengths = {});
 
-  // The steps, for callers who bring their own candidates; each works on the batch of the last Generate.
+  // The steps, for callers who bring their own candidates; each works on the batch of the last Generate and on the item
+  // index that served then: a swap counts from the next Generate on.
   Tokens Encode(const Request& request);
   void Generate(std::span<const Tokens> batch);
   void Enhance();
