@@ -7,6 +7,11 @@
 #include "requests.h"
 
 namespace oneranker {
+namespace {
+
+constexpr std::size_t kWarmFilterIds = 1024;  // a filter of more ids makes its room when it comes
+
+}  // namespace
 
 Recommender::Recommender(std::shared_ptr<const LoadedModel> model)
     : model_(std::move(model)), forward_(*model_), scratch_(Tokenizer::NewScratch()) {
@@ -78,6 +83,7 @@ void Recommender::Resize(std::vector<Recommendation>& answers, std::size_t size)
 
 void Recommender::WarmUp(std::span<const std::int64_t> batch_sizes, std::span<const std::int64_t> history_lengths) {
   const Turn turn(taken_);
+  MakeRoom();
   forward_.WarmUp(model_->items(), batch_sizes, history_lengths);
   tables_.reset();
 }
@@ -127,6 +133,22 @@ void Recommender::Rank(const Request& request, const CandidateIds& candidates, s
   forward_.Enhance();
   RankRows(tables, {&candidates, 1}, {});
   forward_.CopyScores(scores);
+}
+
+void Recommender::MakeRoom() {
+  const auto most = static_cast<std::size_t>(model_->max_batch());
+  const std::int64_t history = model_->max_history();
+  requests_.reserve(most);
+  unknown_filter_ids_.reserve(most);
+  order_.reserve(static_cast<std::size_t>(model_->plan().retrieved()));
+  spare_.reserve(most);
+  if (tokens_.size() < most) tokens_.resize(most);
+  if (filters_.size() < most) filters_.resize(most);
+  for (Tokens& tokens : tokens_) model_->tokenizer().WarmUp(2 * history, history, *scratch_, tokens);
+  for (ItemFilter& filter : filters_) {
+    filter.only.reserve(kWarmFilterIds);
+    filter.without.reserve(kWarmFilterIds);
+  }
 }
 
 const std::shared_ptr<const ServedTables>& Recommender::OfThisBatch() {

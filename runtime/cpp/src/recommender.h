@@ -44,6 +44,7 @@ class Recommender {
   void Answer(std::span<const Request* const> requests, int top_k, std::vector<Recommendation>& answers);
   /// As answers.resize(size), but the lists of what falls away are kept and used again.
   void Resize(std::vector<Recommendation>& answers, std::size_t size);
+  void MakeRoom();
   /// The tables that serve the steps of this batch, whatever is swapped in meanwhile.
   const std::shared_ptr<const ServedTables>& OfThisBatch();
   void EncodeAll(std::span<const Request* const> requests, const ItemIndex& index);

@@ -115,6 +115,25 @@ TEST(AllocationsTest, BatchesOfChangingSizesAllocateNothingOnceEachSizeIsWarm) {
   EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(three, 5, answers); }), 0);
 }
 
+TEST(AllocationsTest, AfterAWarmUpOnlyTheListsOfNewAnswersAreAllocated) {
+  SkipIfSanitized();
+  const TempFolder temp;
+  WriteFakeItems(temp.path());
+  FakeLog log;
+  log.keep = false;
+  const auto model = FakeModel(temp.path(), log);
+  for (const std::size_t batch : {std::size_t{1}, std::size_t{3}}) {
+    Recommender recommender(model);
+    recommender.WarmUp({}, {});
+    std::vector<Request> requests = Requests(batch, true);
+    requests[0].events = FakeRequest(150).events;
+    requests[0].now = 10'000;
+    std::vector<Recommendation> answers;
+    EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(requests, 5, answers); }), 1 + static_cast<long>(batch));
+    EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(requests, 5, answers); }), 0);
+  }
+}
+
 /// A stage whose runs are the engine's own business: what happens inside of them is not counted.
 class UncountedBinding final : public Binding {
  public:
@@ -150,9 +169,11 @@ TEST_F(RealAllocationsTest, WithOnnxRuntimeNothingIsAllocatedOutsideOfItsRuns) {
   OpenBundle parts = Open(Bundle(), options);
   for (auto& stage : parts.stages) stage = std::make_unique<UncountedStage>(std::move(stage));
   Recommender recommender(std::make_shared<LoadedModel>(std::move(parts)));
+  recommender.WarmUp({}, {});
   for (const auto& batch : TestBatches()) {
     std::vector<Recommendation> answers;
-    recommender.Recommend(batch.requests, batch.top_k, answers);
+    const long lists = 1 + static_cast<long>(batch.requests.size());
+    EXPECT_LE(AllocationsOf([&] { recommender.Recommend(batch.requests, batch.top_k, answers); }), lists);
     EXPECT_EQ(AllocationsOf([&] { recommender.Recommend(batch.requests, batch.top_k, answers); }), 0);
   }
 }
