@@ -118,6 +118,8 @@ class ONERANKER_API Model {
  public:
   /// Throws Error(kBundle) for a damaged bundle, Error(kDevice) where engine or device is not here.
   static Model Load(const std::filesystem::path& bundle, const Options& options = {});
+  struct Impl;
+  explicit Model(std::shared_ptr<Impl> impl);  // Load alone has an Impl
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
@@ -135,8 +137,6 @@ class ONERANKER_API Model {
 
  private:
   friend class Pipeline;
-  struct Impl;
-  explicit Model(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
 };
 
