@@ -124,7 +124,10 @@ def _specs(row: StageEntry) -> tuple[list[TensorSpec], list[TensorSpec]]:
 def _read_index(bundle: Path, manifest: Manifest, items: str | Path | None) -> ItemIndex:
     if items is not None:
         return ItemIndex.read(items)
-    index = ItemIndex.read(bundle / manifest.items.folder)
+    folder = bundle / manifest.items.folder
+    if not folder.resolve().is_relative_to(bundle.resolve()):
+        raise BundleError(f"{folder}: lies outside of the bundle, expected a folder inside of it. {REBUILD}.")
+    index = ItemIndex.read(folder)
     if (index.version, len(index)) != (manifest.items.version, manifest.items.items):
         raise BundleError(
             f"{index.folder}: version {index.version[:12]}… of {len(index)} items, the manifest says "

@@ -112,6 +112,18 @@ def test_a_file_outside_of_the_bundle_is_refused(damaged: Path) -> None:
         Pipeline.load(damaged)
 
 
+@pytest.mark.parametrize("way", ["relative", "absolute", "link"])
+def test_an_item_index_outside_of_the_bundle_is_refused(damaged: Path, way: str) -> None:
+    outside = damaged.parent / "items"
+    (damaged / "items").rename(outside)
+    (damaged / "link").symlink_to(outside)
+    folder = {"relative": "../items", "absolute": str(outside), "link": "link"}[way]
+    items = json.loads((damaged / "manifest.json").read_text())["items"]
+    fake_bundle.edit_manifest(damaged, items=items | {"folder": folder})
+    with pytest.raises(BundleError, match="lies outside of the bundle"):
+        Pipeline.load(damaged)
+
+
 def test_an_unknown_schema_version_has_the_rebuild_hint(damaged: Path) -> None:
     fake_bundle.edit_manifest(damaged, schema_version=99)
     with pytest.raises(BundleError, match=r"schema 99, this runtime reads schema 2\. Rebuild with"):

@@ -38,6 +38,7 @@ void BestItems(const ItemIndex& index, const ScoredCandidates& candidates, int t
                       return a != b ? a > b : one < other;
                     });
   items.clear();
+  items.reserve(wanted);
   for (std::size_t rank = 0; rank < wanted; ++rank) {
     const auto at = static_cast<std::size_t>(order[rank]);
     const std::int32_t row = candidates.items[at];

@@ -10,8 +10,8 @@ namespace {
 
 /// Make room for one more: the binding that was unused for longest goes.
 template <typename Bindings>
-void Evict(Bindings& bindings) {
-  while (bindings.size() >= kMaxBindings) {
+void Evict(Bindings& bindings, std::size_t most) {
+  while (bindings.size() >= most) {
     bindings.erase(std::min_element(bindings.begin(), bindings.end(), [](const auto& one, const auto& other) {
       return one.second.last_used < other.second.last_used;
     }));
@@ -40,7 +40,7 @@ void Chain::Run(Bindings& bindings, std::size_t stage, const RunSizes& sizes, co
   const Key key{stage, sizes};
   auto found = bindings.find(key);
   if (found == bindings.end()) {
-    Evict(bindings);
+    Evict(bindings, most_bindings_);
     found = bindings.emplace(key, Bound{Bind(stage, sizes, tables, eligible)}).first;
   }
   found->second.last_used = ++runs_;

@@ -15,7 +15,7 @@ namespace oneranker {
 
 using LoadedStages = std::array<std::unique_ptr<Stage>, kStages.size()>;
 
-inline constexpr std::size_t kMaxBindings = 256;  // for stages that read no item table, and again for those that do
+inline constexpr std::size_t kFewestBindings = 256;
 
 /// The letters that may differ from one run to the next; 0 where a stage has none such.
 struct RunSizes {
@@ -30,8 +30,9 @@ struct RunSizes {
 /// read, so nothing is copied between them. One thread at a time.
 class Chain {
  public:
-  Chain(const ChainPlan& plan, const LoadedStages& stages, Memory& memory)
-      : plan_(plan), stages_(stages), arena_(plan.layout(), memory) {}
+  /// At most so many bindings for stages that read no item table, and again for those that do.
+  Chain(const ChainPlan& plan, const LoadedStages& stages, Memory& memory, std::size_t most_bindings = kFewestBindings)
+      : plan_(plan), stages_(stages), arena_(plan.layout(), memory), most_bindings_(most_bindings) {}
 
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] const Arena& arena() const noexcept { return arena_; }
@@ -66,6 +67,7 @@ class Chain {
   const ChainPlan& plan_;
   const LoadedStages& stages_;
   Arena arena_;
+  std::size_t most_bindings_;
   Bindings without_items_;  // of the plain stages
   Bindings with_items_;
   std::uint64_t runs_ = 0;

@@ -31,12 +31,17 @@ std::string DigestOf(const fs::path& path) {
 
 }  // namespace
 
+fs::path CheckInside(const fs::path& bundle, const std::string& name, std::string_view what) {
+  fs::path path = bundle / name.substr(0, name.find('\0'));
+  if (name.find('\0') != std::string::npos || !IsInside(path, bundle)) {
+    Fail(ErrorKind::kBundle, path, ": lies outside of the bundle, expected a ", what, " inside of it. ", kRebuild, ".");
+  }
+  return path;
+}
+
 fs::path CheckFile(const fs::path& bundle, const std::string& file, const std::string& sha256,
                    std::optional<std::int64_t> bytes) {
-  fs::path path = bundle / file.substr(0, file.find('\0'));
-  if (file.find('\0') != std::string::npos || !IsInside(path, bundle)) {
-    Fail(ErrorKind::kBundle, path, ": lies outside of the bundle, expected a file inside of it. ", kRebuild, ".");
-  }
+  fs::path path = CheckInside(bundle, file, "file");
   std::error_code problem;
   if (!fs::is_regular_file(path, problem)) {
     Fail(ErrorKind::kBundle, path, ": no such file, though the manifest names it. Copy the bundle again. ", kRebuild,

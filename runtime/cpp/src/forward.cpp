@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "error.h"
 #include "half.h"
@@ -25,7 +24,9 @@ std::size_t Size(std::int64_t count) noexcept { return static_cast<std::size_t>(
 }  // namespace
 
 Forward::Forward(const LoadedModel& model)
-    : model_(model), places_(model.places()), chain_(model.plan(), model.stages(), model.memory()) {}
+    : model_(model),
+      places_(model.places()),
+      chain_(model.plan(), model.stages(), model.memory(), MostBindings(model)) {}
 
 void Forward::Generate(std::span<const Tokens> batch) {
   CheckBatch(static_cast<std::int64_t>(batch.size()));
@@ -254,46 +255,6 @@ void Forward::StageFeatures(std::span<const float> features, std::int64_t count,
     }
   }
   chain_.arena().Send(places_.candidate_features, buffer.size_bytes());
-}
-
-void Forward::CheckWarmUp(std::span<const std::int64_t> batch_sizes,
-                          std::span<const std::int64_t> history_lengths) const {
-  for (const std::int64_t B : batch_sizes) CheckBatch(B);
-  for (const std::int64_t S : history_lengths) {
-    if (S < 1 || S > model_.max_history()) {
-      Fail(ErrorKind::kFeed, "warm-up: a history of ", S, " tokens, expected 1 .. ", model_.max_history(),
-           ", the profile's S. Ask for sizes that the bundle serves.");
-    }
-  }
-}
-
-void Forward::WarmUp(const std::shared_ptr<const ServedTables>& tables, std::span<const std::int64_t> batch_sizes,
-                     std::span<const std::int64_t> history_lengths) {
-  CheckWarmUp(batch_sizes, history_lengths);
-  std::vector<std::int64_t> every_batch(Size(model_.max_batch() - model_.profile('B').min + 1));
-  std::iota(every_batch.begin(), every_batch.end(), model_.profile('B').min);
-  const std::vector<std::int64_t> every_history =
-      Buckets(std::max(kSmallestHistory, model_.profile('S').min), model_.max_history());
-  const std::int64_t K = places_.features == nullptr ? 0 : places_.features->shape[2].constant;
-  const int rounds = model_.memory().is_host() ? 1 : 2;  // on a device: plain, then captured
-  for (const std::int64_t B : batch_sizes.empty() ? every_batch : batch_sizes) {
-    for (const std::int64_t S : history_lengths.empty() ? every_history : history_lengths) {
-      const std::vector<Tokens> batch(Size(B), EmptyTokens(S, model_.fields()));
-      const std::vector<ItemFilter> filters(Size(B), ItemFilter{.has_without = true, .only = {}, .without = {}});
-      const std::vector<float> features(Size(Product(B, model_.plan().retrieved(), K)));
-      for (int round = 0; round < rounds; ++round) {
-        Generate(batch);
-        Enhance();
-        Retrieve(tables, filters);
-        Retrieve(tables, {});
-        Rank(tables, features);
-        FetchCandidates();
-        FetchScores();
-      }
-    }
-  }
-  done_.fill(false);
-  found_in_.reset();
 }
 
 }  // namespace oneranker

@@ -54,6 +54,8 @@ class Forward {
  private:
   enum StageNumber : std::size_t { kGenerator, kEnhancer, kRetriever, kRanker };
 
+  /// What a warm-up of every size ties: the retriever with and without filters and the ranker, at every B and S.
+  static std::size_t MostBindings(const LoadedModel& model);
   void CheckWarmUp(std::span<const std::int64_t> batch_sizes, std::span<const std::int64_t> history_lengths) const;
   void Need(StageNumber stage) const;
   void Serve(const std::shared_ptr<const ServedTables>& tables);

@@ -75,6 +75,9 @@ struct Manifest {
   static Manifest FromJson(std::string_view text, const std::string& where);
 };
 
+/// The path of a file or folder that the manifest names, which must not lead out of the bundle. Throws Error(kBundle).
+std::filesystem::path CheckInside(const std::filesystem::path& bundle, const std::string& name, std::string_view what);
+
 /// Compare one file of a bundle with its manifest row; returns its path. Throws Error(kBundle).
 std::filesystem::path CheckFile(const std::filesystem::path& bundle, const std::string& file, const std::string& sha256,
                                 std::optional<std::int64_t> bytes = std::nullopt);

@@ -1,14 +1,17 @@
 #include <utility>
 
 #include "model_impl.h"
+#include "only_errors.h"
 #include "open_bundle.h"
 
 namespace oneranker {
 
 Model Model::Load(const std::filesystem::path& bundle, const Options& options) {
-  auto impl = std::make_shared<Impl>();
-  impl->loaded = std::make_shared<LoadedModel>(Open(bundle, options));
-  return Model(std::move(impl));
+  return OnlyErrors([&] {
+    auto impl = std::make_shared<Impl>();
+    impl->loaded = std::make_shared<LoadedModel>(Open(bundle, options));
+    return Model(std::move(impl));
+  });
 }
 
 Model::Model(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -16,9 +19,13 @@ Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
-void Model::SwapItems(const std::filesystem::path& folder) { Impl::Of(impl_).loaded->SwapItems(folder); }
+void Model::SwapItems(const std::filesystem::path& folder) {
+  OnlyErrors([&] { Impl::Of(impl_).loaded->SwapItems(folder); });
+}
 
-std::string Model::index_version() const { return Impl::Of(impl_).loaded->items()->index().header().version; }
+std::string Model::index_version() const {
+  return OnlyErrors([&] { return Impl::Of(impl_).loaded->items()->index().header().version; });
+}
 
 const std::string& Model::engine() const noexcept {
   static const std::string none;  // of a model that was moved from

@@ -9,10 +9,12 @@
 namespace oneranker {
 namespace {
 
+constexpr int kMostThreads = 1024;  // a slip of the keyboard would start that many for each stage
+
 std::shared_ptr<const ItemIndex> ReadIndex(const std::filesystem::path& bundle, const Manifest& manifest,
                                            const std::filesystem::path& items) {
   if (!items.empty()) return ItemIndex::Read(items);
-  std::shared_ptr<const ItemIndex> index = ItemIndex::Read(bundle / manifest.items.folder);
+  std::shared_ptr<const ItemIndex> index = ItemIndex::Read(CheckInside(bundle, manifest.items.folder, "folder"));
   const ItemIndexHeader& header = index->header();
   if (header.version != manifest.items.version || header.items != manifest.items.items) {
     Fail(ErrorKind::kBundle, index->folder(), ": version ", header.version.substr(0, 12), "… of ", header.items,
@@ -61,9 +63,9 @@ LoadedStages LoadStages(const std::filesystem::path& bundle, const Manifest& man
 }  // namespace
 
 OpenBundle Open(const std::filesystem::path& bundle, const Options& options) {
-  if (options.threads < 0) {
-    Fail(ErrorKind::kUsage, "options: threads=", options.threads,
-         ", expected at least 1, or 0 for all cores. Ask for one of these.");
+  if (options.threads < 0 || options.threads > kMostThreads) {
+    Fail(ErrorKind::kUsage, "options: threads=", options.threads, ", expected 1 .. ", kMostThreads,
+         ", or 0 for all cores. Ask for one of these.");
   }
   Manifest manifest = Manifest::Read(bundle);
   for (const StageEntry& row : manifest.stages) {

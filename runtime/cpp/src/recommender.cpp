@@ -7,6 +7,11 @@
 #include "requests.h"
 
 namespace oneranker {
+namespace {
+
+constexpr std::size_t kWarmFilterIds = 1024;  // a filter of more ids makes its room when it comes
+
+}  // namespace
 
 Recommender::Recommender(std::shared_ptr<const LoadedModel> model)
     : model_(std::move(model)), forward_(*model_), scratch_(Tokenizer::NewScratch()) {
@@ -30,7 +35,7 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
     Fail(ErrorKind::kFeed, "top_k=", top_k, ", expected at least 1. Ask for as many items as you show.");
   }
   if (requests.empty()) {
-    answers.clear();
+    Resize(answers, 0);
     return;
   }
   forward_.CheckBatch(static_cast<std::int64_t>(requests.size()));
@@ -39,27 +44,48 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
   EncodeAll(requests, index);
   const std::size_t B = requests.size();
   forward_.Generate({tokens_.data(), B});
+  tables_.reset();
   forward_.Enhance();
   forward_.Retrieve(tables, {filters_.data(), B});
   forward_.Rank(tables);
   forward_.FetchCandidates();
   forward_.FetchScores();
   for (std::size_t i = 0; i < B; ++i) CheckCandidates(index, forward_.candidates(i), i);
-  answers.resize(B);
+  Resize(answers, B);
   for (std::size_t i = 0; i < B; ++i) {
     Recommendation& answer = answers[i];
+    answer.items.clear();  // before the index that its ids lie in may go
+    answer.index = tables->shared_index();
+    answer.index_version = index.header().version;
     BestItems(index, forward_.candidates(i), top_k, order_, answer.items);
     answer.unknown_items = tokens_[i].unknown_items;
     answer.dropped = tokens_[i].dropped;
     answer.unknown_filter_ids = unknown_filter_ids_[i];
-    answer.index_version = index.header().version;
-    answer.index = tables->shared_index();
   }
+}
+
+void Recommender::Resize(std::vector<Recommendation>& answers, std::size_t size) {
+  spare_.reserve(static_cast<std::size_t>(model_->max_batch()));
+  for (; answers.size() > size; answers.pop_back()) {
+    if (spare_.size() == spare_.capacity()) continue;
+    Recommendation& spare = spare_.emplace_back(std::move(answers.back()));
+    spare.items.clear();
+    spare.index_version = {};
+    spare.index.reset();  // a spare answer keeps no index alive
+  }
+  answers.reserve(size);
+  while (answers.size() < size && !spare_.empty()) {
+    answers.push_back(std::move(spare_.back()));
+    spare_.pop_back();
+  }
+  answers.resize(size);
 }
 
 void Recommender::WarmUp(std::span<const std::int64_t> batch_sizes, std::span<const std::int64_t> history_lengths) {
   const Turn turn(taken_);
+  MakeRoom();
   forward_.WarmUp(model_->items(), batch_sizes, history_lengths);
+  tables_.reset();
 }
 
 std::string Recommender::Encode(const Request& request, Tokens& tokens) {
@@ -71,7 +97,9 @@ std::string Recommender::Encode(const Request& request, Tokens& tokens) {
 
 void Recommender::Generate(std::span<const Tokens> batch) {
   const Turn turn(taken_);
+  std::shared_ptr<const ServedTables> tables = model_->items();
   forward_.Generate(batch);
+  tables_ = std::move(tables);
 }
 
 void Recommender::Enhance() {
@@ -81,15 +109,17 @@ void Recommender::Enhance() {
 
 void Recommender::Retrieve(Candidates& candidates) {
   const Turn turn(taken_);
-  forward_.Retrieve(model_->items(), {});
+  const std::shared_ptr<const ServedTables>& tables = OfThisBatch();
+  forward_.Retrieve(tables, {});
   forward_.FetchCandidates();
   forward_.CopyCandidates(candidates);
+  candidates.index_version = tables->index().header().version;
 }
 
 void Recommender::Rank(std::span<const CandidateIds> candidates, std::span<const float> features,
                        std::vector<float>& scores) {
   const Turn turn(taken_);
-  RankRows(model_->items(), candidates, features);
+  RankRows(OfThisBatch(), candidates, features);
   scores.resize(rows_.size());
   forward_.CopyScores(scores);
 }
@@ -99,9 +129,31 @@ void Recommender::Rank(const Request& request, const CandidateIds& candidates, s
   const std::shared_ptr<const ServedTables> tables = model_->items();
   EncodeOne(0, request, tables->index(), tokens_[0]);
   forward_.Generate({tokens_.data(), 1});
+  tables_.reset();
   forward_.Enhance();
   RankRows(tables, {&candidates, 1}, {});
   forward_.CopyScores(scores);
+}
+
+void Recommender::MakeRoom() {
+  const auto most = static_cast<std::size_t>(model_->max_batch());
+  const std::int64_t history = model_->max_history();
+  requests_.reserve(most);
+  unknown_filter_ids_.reserve(most);
+  order_.reserve(static_cast<std::size_t>(model_->plan().retrieved()));
+  spare_.reserve(most);
+  if (tokens_.size() < most) tokens_.resize(most);
+  if (filters_.size() < most) filters_.resize(most);
+  for (Tokens& tokens : tokens_) model_->tokenizer().WarmUp(2 * history, history, *scratch_, tokens);
+  for (ItemFilter& filter : filters_) {
+    filter.only.reserve(kWarmFilterIds);
+    filter.without.reserve(kWarmFilterIds);
+  }
+}
+
+const std::shared_ptr<const ServedTables>& Recommender::OfThisBatch() {
+  if (tables_ == nullptr) tables_ = model_->items();  // the batch of a Recommend, which holds none
+  return tables_;
 }
 
 void Recommender::EncodeAll(std::span<const Request* const> requests, const ItemIndex& index) {

@@ -6,6 +6,7 @@
 
 #include "error.h"
 #include "json_reader.h"
+#include "only_errors.h"
 #include "text.h"
 
 namespace oneranker {
@@ -167,9 +168,7 @@ void ReadIds(JsonReader& json, std::string_view section, std::optional<std::vect
   json.ReadList([&](std::size_t i) { ReadName(json, {section, i, ""}, ids->emplace_back()); });
 }
 
-}  // namespace
-
-Request Request::FromJson(std::string_view text) {
+Request ReadRequest(std::string_view text) {
   JsonReader json(text, "request");
   if (json.Next() != JsonKind::kObject) {
     Refuse(json, {"request", std::nullopt, ""}, "an object with 'events' and 'now'.");
@@ -197,6 +196,12 @@ Request Request::FromJson(std::string_view text) {
   });
   json.End();
   return request;
+}
+
+}  // namespace
+
+Request Request::FromJson(std::string_view text) {
+  return OnlyErrors([&] { return ReadRequest(text); });
 }
 
 }  // namespace oneranker

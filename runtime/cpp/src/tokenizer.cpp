@@ -212,6 +212,25 @@ std::unique_ptr<EncodeScratch, void (*)(EncodeScratch*)> Tokenizer::NewScratch()
           [](EncodeScratch* scratch) { std::default_delete<EncodeScratch>()(scratch); }};
 }
 
+void Tokenizer::WarmUp(std::int64_t events, std::int64_t max_history, EncodeScratch& scratch, Tokens& tokens) const {
+  const TokenLayout& layout = impl_->layout;
+  const auto n = static_cast<std::size_t>(events);
+  scratch.columns.user.reserve(layout.user.size());
+  scratch.columns.context.reserve(layout.context.size());
+  scratch.columns.event.reserve(n * layout.event.size());
+  scratch.columns.event_context.reserve(n * layout.context.size());
+  scratch.columns.content.reserve(n);
+  scratch.groups.order.reserve(n);
+  scratch.groups.starts.reserve(n);
+  scratch.groups.first.reserve(n);
+  scratch.event_token.reserve(n);
+  scratch.context.reserve(n + 1);
+  const auto kept = static_cast<std::size_t>(max_history);
+  tokens.token_fields.reserve(kept * static_cast<std::size_t>(layout.fields));
+  tokens.token_kind.reserve(kept);
+  tokens.token_time.reserve(kept);
+}
+
 void Tokenizer::Encode(const Request& request, const ItemLookup& items, std::int64_t max_history,
                        EncodeScratch& scratch, Tokens& tokens) const {
   if (max_history < 2) {

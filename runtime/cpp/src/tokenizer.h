@@ -33,6 +33,9 @@ class Tokenizer {
 
   static std::unique_ptr<EncodeScratch, void (*)(EncodeScratch*)> NewScratch();
 
+  /// Make room for requests of so many events and for all tokens that may be kept.
+  void WarmUp(std::int64_t events, std::int64_t max_history, EncodeScratch& scratch, Tokens& tokens) const;
+
   /// Tokens of one request: U, then the newest of the history, then the request's X. `tokens` is filled in place.
   /// Throws Error(kRequest) without a position; the text says where in the request.
   void Encode(const Request& request, const ItemLookup& items, std::int64_t max_history, EncodeScratch& scratch,

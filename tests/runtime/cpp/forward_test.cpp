@@ -164,6 +164,30 @@ TEST_F(ForwardTest, ASwapServesTheNewIndexFromTheNextCallOnAndFreesTheOld) {
   for (const RankedItem& item : before[0].items) EXPECT_EQ(item.id, "item " + std::to_string(item.row));  // kept alive
 }
 
+TEST_F(ForwardTest, TheStepsOfABatchKeepTheIndexOfItsGenerateThroughASwap) {
+  const std::string first = model_->items()->index().header().version;
+  const std::weak_ptr<const ServedTables> old = model_->items();
+  Tokens tokens;
+  recommender_.Encode(FakeRequest(3), tokens);
+  recommender_.Generate({&tokens, 1});
+  WriteFakeItems(temp_.path() / "other", 100, 30);
+  model_->SwapItems(temp_.path() / "other");
+  recommender_.Enhance();
+  Candidates found;
+  recommender_.Retrieve(found);
+  EXPECT_EQ(found.index_version, first);
+  std::vector<float> scores;
+  recommender_.Rank(std::vector<CandidateIds>{{"item 7"}}, {}, scores);
+  EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores); }));
+  recommender_.Generate({&tokens, 1});  // from here on the new one
+  EXPECT_TRUE(old.expired());
+  recommender_.Enhance();
+  recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores);
+  recommender_.Retrieve(found);
+  EXPECT_EQ(found.index_version, model_->items()->index().header().version);
+  EXPECT_NE(found.index_version, first);
+}
+
 TEST_F(ForwardTest, ADamagedOrStrangeIndexIsRefusedAndTheOldOneServesOn) {
   const std::string version = model_->items()->index().header().version;
   const auto missing = ErrorOf([&] { model_->SwapItems(temp_.path() / "nothing"); });
@@ -314,6 +338,25 @@ TEST_F(ForwardTest, WarmUpBindsEverySizeOnceAndLeavesNoBatchBehind) {
   EXPECT_EQ(log_.binds, binds);
   recommender_.WarmUp({}, {});
   EXPECT_EQ(ErrorOf([&] { recommender_.Enhance(); })->kind(), ErrorKind::kUsage);
+}
+
+TEST_F(ForwardTest, AWarmUpOfEverySizeOfALargeProfileIsKeptWhole) {
+  constexpr std::int64_t kB = 128;
+  Manifest manifest = oneranker_test::FakeManifest();
+  manifest.profile.at('B').max = kB;
+  Recommender recommender(FakeModel(temp_.path() / "items", log_, manifest));
+  recommender.WarmUp({}, {});
+  const int binds = log_.binds;
+  EXPECT_EQ(binds, kB * 2 * 5);  // two lengths of histories; the retriever has two sizes of filters
+  Request filtered = FakeRequest(70);
+  filtered.excluded = {"item 1"};
+  std::vector<Recommendation> answers;
+  for (const std::size_t B : {1U, 2U, 64U, 128U}) {
+    for (const Request& request : {FakeRequest(2), filtered}) {
+      recommender.Recommend(std::vector<Request>(B, request), 3, answers);
+    }
+  }
+  EXPECT_EQ(log_.binds, binds);
 }
 
 std::atomic<bool> waiting{false};

@@ -169,10 +169,32 @@ TEST_F(PipelineTest, ADamagedFileIsABundleErrorThatNamesIt) {
   }
 }
 
+TEST_F(PipelineTest, AnItemIndexOutsideOfTheBundleIsABundleErrorUnlessTheCallerNamesIt) {
+  const TempFolder temp;
+  const auto copy = temp.path() / "bundle";
+  std::filesystem::copy(Bundle(), copy, std::filesystem::copy_options::recursive);
+  std::filesystem::rename(copy / "items", temp.path() / "items");
+  std::filesystem::create_directory_symlink(temp.path() / "items", copy / "link");
+  auto manifest = nlohmann::json::parse(oneranker_test::ReadFile(copy / "manifest.json"));
+  for (const std::string& folder : {std::string("../items"), (temp.path() / "items").string(), std::string("link")}) {
+    manifest["items"]["folder"] = folder;
+    oneranker_test::WriteFile(copy / "manifest.json", manifest.dump());
+    const std::string error = oneranker_test::BundleErrorOf([&] { Model::Load(copy, OneThread()); });
+    EXPECT_NE(error.find("lies outside of the bundle, expected a folder inside of it"), std::string::npos) << error;
+  }
+  EXPECT_NE(Model::Load(copy, OneThread(temp.path() / "items")).index_version(), "");
+}
+
 TEST_F(PipelineTest, AnUnusableNumberOfThreadsIsAnError) {
   Options options;
-  options.threads = -1;
-  EXPECT_EQ(ErrorOf([&] { Model::Load(Bundle(), options); })->kind(), ErrorKind::kUsage);
+  for (const int threads : {-1, 1025, 100'000}) {
+    options.threads = threads;
+    const auto error = ErrorOf([&] { Model::Load(Bundle(), options); });
+    ASSERT_TRUE(error) << threads;
+    EXPECT_EQ(error->kind(), ErrorKind::kUsage);
+    EXPECT_EQ(error->what(), "options: threads=" + std::to_string(threads) +
+                                 ", expected 1 .. 1024, or 0 for all cores. Ask for one of these.");
+  }
 }
 
 }  // namespace

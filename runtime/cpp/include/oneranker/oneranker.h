@@ -37,7 +37,7 @@ typedef struct oneranker_options { /* zeroed: the defaults */
   const char* engine;              /* NULL: "auto" */
   const char* device;              /* NULL: "auto" */
   const char* items;               /* another item index than the bundle's own, or NULL */
-  int32_t threads;                 /* 0: all cores */
+  int32_t threads;                 /* 0: all cores, at most 1024 */
 } oneranker_options;
 
 typedef struct oneranker_limits {

@@ -3,7 +3,7 @@
 /// Threads: a Model may be used from any thread at any time. A Pipeline takes one call at a time; a second one
 /// meanwhile is an Error. Make one Pipeline per thread: they share the Model's weights and tables and own only their
 /// buffers. Nothing here prints, exits or keeps global state; every failure is an Error and leaves the object as it
-/// was.
+/// was. Underneath, ONNX Runtime keeps one environment per process: whoever makes the first one decides its logging.
 #pragma once
 
 #include <cstdint>
@@ -103,12 +103,13 @@ struct Candidates {
   std::vector<float> logp;
   std::vector<std::int32_t> head;
   std::vector<std::int32_t> count;
+  std::string index_version;  // whose rows the items are
 };
 
 struct Options {
   std::string engine = "auto";  // "onnxruntime", "tensorrt", or "auto": the bundle's plans where a device takes them
   std::string device = "auto";  // "cpu", "cuda", "cuda:1", ..., or "auto": where the engine runs
-  int threads = 0;              // of ONNX Runtime for each call on the CPU; 0: all cores
+  int threads = 0;              // of ONNX Runtime for each call on the CPU; 0: all cores, at most 1024
   std::filesystem::path items;  // another item index than the bundle's own
 };
 
@@ -117,6 +118,8 @@ class ONERANKER_API Model {
  public:
   /// Throws Error(kBundle) for a damaged bundle, Error(kDevice) where engine or device is not here.
   static Model Load(const std::filesystem::path& bundle, const Options& options = {});
+  struct Impl;
+  explicit Model(std::shared_ptr<Impl> impl);  // Load alone has an Impl
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
@@ -134,8 +137,6 @@ class ONERANKER_API Model {
 
  private:
   friend class Pipeline;
-  struct Impl;
-  explicit Model(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
 };
 
@@ -152,10 +153,13 @@ class ONERANKER_API Pipeline {
   void Recommend(std::span<const Request> requests, int top_k, std::vector<Recommendation>& answers);
   std::vector<Recommendation> Recommend(std::span<const Request> requests, int top_k = 10);
 
-  /// Run made-up batches of these sizes before the first request; none given: every size. Throws Error(kFeed).
+  /// Run made-up batches of these sizes before the first request; none given: every size. What a call allocates
+  /// after it are the lists of new answers, which are the caller's, and room for a history of more than
+  /// 2 * max_history() events or a filter of more than 1024 ids. Throws Error(kFeed).
   void WarmUp(std::span<const std::int64_t> batch_sizes = {}, std::span<const std::int64_t> history_lengths = {});
 
-  // The steps, for callers who bring their own candidates; each works on the batch of the last Generate.
+  // The steps, for callers who bring their own candidates; each works on the batch of the last Generate and on the item
+  // index that served then: a swap counts from the next Generate on.
   Tokens Encode(const Request& request);
   void Generate(std::span<const Tokens> batch);
   void Enhance();
