@@ -3,81 +3,21 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <limits>
 #include <thread>
 
-#include "fake_engine.h"
-#include "recommender.h"
+#include "forward_fixture.h"
 #include "requests.h"
 
 namespace oneranker {
 namespace {
 
 using oneranker_test::ErrorOf;
-using oneranker_test::FakeLog;
 using oneranker_test::FakeModel;
 using oneranker_test::FakeRequest;
-using oneranker_test::FakeScore;
-using oneranker_test::kFakeBatch;
-using oneranker_test::TempFolder;
-using oneranker_test::TokenWeight;
+using oneranker_test::kDefaultRows;
 using oneranker_test::WriteFakeItems;
 
-class ForwardTest : public ::testing::Test {
- protected:
-  ForwardTest() { WriteFakeItems(temp_.path() / "items"); }
-
-  /// The answer as a slow loop over one request says it.
-  std::vector<RankedItem> Expected(const Request& request, std::span<const std::int32_t> rows, int top_k) {
-    Tokens tokens;
-    recommender_.Encode(request, tokens);
-    float user = 0;
-    for (std::size_t i = 0; i < tokens.token_kind.size(); ++i) {
-      user += TokenWeight(std::span(tokens.token_fields).subspan(3 * i, 3), tokens.token_kind[i], tokens.token_time[i]);
-    }
-    std::vector<RankedItem> items;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const float score = FakeScore(user, static_cast<float>(rows[i] % 4));
-      items.push_back({.id = {},
-                       .name = {},
-                       .score = score,
-                       .logp = -static_cast<float>(i),
-                       .head = static_cast<std::int32_t>(i % 2),
-                       .row = rows[i]});
-    }
-    std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
-    items.resize(std::min(items.size(), static_cast<std::size_t>(top_k)));
-    return items;
-  }
-
-  static void ExpectSame(std::span<const RankedItem> found, std::span<const RankedItem> expected) {
-    ASSERT_EQ(found.size(), expected.size());
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      EXPECT_EQ(found[i].row, expected[i].row) << i;
-      EXPECT_EQ(found[i].score, expected[i].score) << i;
-      EXPECT_EQ(found[i].logp, expected[i].logp) << i;
-      EXPECT_EQ(found[i].head, expected[i].head) << i;
-      EXPECT_EQ(found[i].id, "item " + std::to_string(expected[i].row));
-      EXPECT_EQ(found[i].name, "Café " + std::to_string(expected[i].row));
-    }
-  }
-
-  std::vector<Recommendation> Recommend(const std::vector<Request>& requests, int top_k = 10) {
-    std::vector<Recommendation> answers;
-    recommender_.Recommend(requests, top_k, answers);
-    return answers;
-  }
-
-  TempFolder temp_;
-  FakeLog log_;
-  std::shared_ptr<LoadedModel> model_ = [this] {
-    WriteFakeItems(temp_.path() / "items");
-    return FakeModel(temp_.path() / "items", log_);
-  }();
-  Recommender recommender_{model_};
-};
-
-constexpr std::array<std::int32_t, 6> kDefaultRows{0, 1, 2, 3, 5, 6};  // row 4 is delisted
+class ForwardTest : public oneranker_test::ForwardFixture {};
 
 TEST_F(ForwardTest, EveryRequestOfABatchIsAnsweredAsIfItWereAlone) {
   const std::vector<Request> requests{FakeRequest(0), FakeRequest(70), FakeRequest(3, 5)};
@@ -164,165 +104,12 @@ TEST_F(ForwardTest, ASwapServesTheNewIndexFromTheNextCallOnAndFreesTheOld) {
   for (const RankedItem& item : before[0].items) EXPECT_EQ(item.id, "item " + std::to_string(item.row));  // kept alive
 }
 
-TEST_F(ForwardTest, TheStepsOfABatchKeepTheIndexOfItsGenerateThroughASwap) {
-  const std::string first = model_->items()->index().header().version;
-  const std::weak_ptr<const ServedTables> old = model_->items();
-  Tokens tokens;
-  recommender_.Encode(FakeRequest(3), tokens);
-  recommender_.Generate({&tokens, 1});
-  WriteFakeItems(temp_.path() / "other", 100, 30);
-  model_->SwapItems(temp_.path() / "other");
-  recommender_.Enhance();
-  Candidates found;
-  recommender_.Retrieve(found);
-  EXPECT_EQ(found.index_version, first);
-  std::vector<float> scores;
-  recommender_.Rank(std::vector<CandidateIds>{{"item 7"}}, {}, scores);
-  EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores); }));
-  recommender_.Generate({&tokens, 1});  // from here on the new one
-  EXPECT_TRUE(old.expired());
-  recommender_.Enhance();
-  recommender_.Rank(std::vector<CandidateIds>{{"item 107"}}, {}, scores);
-  recommender_.Retrieve(found);
-  EXPECT_EQ(found.index_version, model_->items()->index().header().version);
-  EXPECT_NE(found.index_version, first);
-}
-
 TEST_F(ForwardTest, ADamagedOrStrangeIndexIsRefusedAndTheOldOneServesOn) {
   const std::string version = model_->items()->index().header().version;
   const auto missing = ErrorOf([&] { model_->SwapItems(temp_.path() / "nothing"); });
   ASSERT_TRUE(missing);
   EXPECT_EQ(missing->kind(), ErrorKind::kBundle);
   EXPECT_EQ(Recommend({FakeRequest(3)})[0].index_version, version);
-}
-
-TEST_F(ForwardTest, CallersCandidatesAreScoredInTheirOrderAndPaddedApart) {
-  const std::vector<Request> requests{FakeRequest(3), FakeRequest(8)};
-  std::vector<Tokens> batch(2);
-  for (std::size_t i = 0; i < 2; ++i) recommender_.Encode(requests[i], batch[i]);
-  recommender_.Generate(batch);
-  recommender_.Enhance();
-  std::vector<float> scores;
-  recommender_.Rank(std::vector<CandidateIds>{{"item 7", "item 4", "item 0"}, {"item 3"}}, {}, scores);
-  EXPECT_EQ(log_.runs.back(), "ranker[2, 16]");
-  ASSERT_EQ(scores.size(), 6U);
-  for (std::size_t i = 0; i < 3; ++i) {
-    const std::array<std::int32_t, 1> row{std::array<std::int32_t, 3>{7, 4, 0}.at(i)};
-    EXPECT_EQ(scores[i], Expected(requests[0], row, 1)[0].score);
-  }
-  EXPECT_EQ(scores[3], Expected(requests[1], std::array<std::int32_t, 1>{3}, 1)[0].score);
-  EXPECT_EQ(scores[4], -1e30F);
-  EXPECT_EQ(scores[5], -1e30F);
-}
-
-TEST_F(ForwardTest, TheRetrieverTellsWhatItFound) {
-  Tokens tokens;
-  recommender_.Encode(FakeRequest(3), tokens);
-  recommender_.Generate({&tokens, 1});
-  recommender_.Enhance();
-  Candidates found;
-  recommender_.Retrieve(found);
-  EXPECT_EQ(found.items, std::vector<std::int32_t>(kDefaultRows.begin(), kDefaultRows.end()));
-  EXPECT_EQ(found.count, std::vector<std::int32_t>{6});
-  EXPECT_EQ(found.logp[5], -5.0F);
-  EXPECT_EQ(found.head[5], 1);
-}
-
-TEST_F(ForwardTest, StepsOutOfOrderSayWhichIsMissing) {
-  std::vector<float> scores;
-  Candidates found;
-  const auto early = ErrorOf([&] { recommender_.Enhance(); });
-  ASSERT_TRUE(early);
-  EXPECT_EQ(early->kind(), ErrorKind::kUsage);
-  EXPECT_STREQ(early->what(),
-               "enhancer: the generator has not run on this batch, expected it first. Call Generate(batch).");
-  Tokens tokens;
-  recommender_.Encode(FakeRequest(3), tokens);
-  recommender_.Generate({&tokens, 1});
-  EXPECT_TRUE(ErrorOf([&] { recommender_.Retrieve(found); }));
-  const std::vector<CandidateIds> one{{"item 1"}};
-  EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(one, {}, scores); }));
-  recommender_.Enhance();
-  EXPECT_FALSE(ErrorOf([&] { recommender_.Rank(one, {}, scores); }));
-  recommender_.Generate({&tokens, 1});  // a new batch: what ran on the old one counts no more
-  EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(one, {}, scores); }));
-}
-
-TEST_F(ForwardTest, LimitsAreErrorsThatNameThem) {
-  EXPECT_TRUE(Recommend({}).empty());
-  const auto many = ErrorOf([&] { Recommend(std::vector<Request>(kFakeBatch + 1)); });
-  ASSERT_TRUE(many);
-  EXPECT_EQ(many->kind(), ErrorKind::kFeed);
-  EXPECT_NE(std::string(many->what()).find("batch of 4 requests, expected 1 .. 3"), std::string::npos) << many->what();
-  const auto none = ErrorOf([&] { Recommend({FakeRequest(1)}, 0); });
-  ASSERT_TRUE(none);
-  EXPECT_EQ(none->kind(), ErrorKind::kFeed);
-  EXPECT_TRUE(ErrorOf([&] { recommender_.WarmUp(std::array<std::int64_t, 1>{4}, {}); }));
-  EXPECT_TRUE(ErrorOf([&] { recommender_.WarmUp({}, std::array<std::int64_t, 1>{81}); }));
-}
-
-TEST_F(ForwardTest, AMalformedRequestIsNamedByItsPosition) {
-  Request bad = FakeRequest(2);
-  bad.events[1].fields = {{"price", std::string("dear")}};
-  const auto error = ErrorOf([&] { Recommend({FakeRequest(1), bad}); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kRequest);
-  EXPECT_EQ(error->position(), 1);
-  EXPECT_TRUE(std::string_view(error->what()).starts_with("request 1: ")) << error->what();
-  EXPECT_EQ(Recommend({FakeRequest(1)}).size(), 1U);  // the pipeline lives on
-}
-
-TEST_F(ForwardTest, TokensThatDoNotFitAreNamedByTheirPosition) {
-  Tokens fits;
-  recommender_.Encode(FakeRequest(2), fits);
-  Tokens empty;
-  Tokens thin = fits;
-  thin.token_fields.pop_back();
-  Tokens long_one = EmptyTokens(81, 3);
-  for (const Tokens& bad : {empty, thin, long_one}) {
-    const auto error = ErrorOf([&] { recommender_.Generate(std::array<Tokens, 2>{fits, bad}); });
-    ASSERT_TRUE(error);
-    EXPECT_EQ(error->kind(), ErrorKind::kRequest);
-    EXPECT_EQ(error->position(), 1);
-  }
-}
-
-TEST_F(ForwardTest, CandidatesThatDoNotFitAreNamedByTheirPosition) {
-  std::vector<Tokens> batch(2);
-  for (Tokens& tokens : batch) recommender_.Encode(FakeRequest(2), tokens);
-  recommender_.Generate(batch);
-  recommender_.Enhance();
-  std::vector<float> scores;
-  const CandidateIds fits{"item 1"};
-  for (const CandidateIds& bad : {CandidateIds{}, CandidateIds{"nobody"}, CandidateIds(19, "item 1")}) {
-    const auto error = ErrorOf([&] { recommender_.Rank(std::array{fits, bad}, {}, scores); });
-    ASSERT_TRUE(error);
-    EXPECT_EQ(error->kind(), ErrorKind::kRequest);
-    EXPECT_EQ(error->position(), 1);
-  }
-  const auto lists = ErrorOf([&] { recommender_.Rank(std::array{fits}, {}, scores); });
-  ASSERT_TRUE(lists);
-  EXPECT_EQ(lists->kind(), ErrorKind::kFeed);
-  const std::array<float, 2> features{1, 2};
-  EXPECT_EQ(ErrorOf([&] { recommender_.Rank(std::array{fits, fits}, features, scores); })->kind(), ErrorKind::kFeed);
-}
-
-TEST_F(ForwardTest, AScoreThatIsNotFiniteIsAnErrorAndNoAnswer) {
-  std::vector<Recommendation> answers = Recommend({FakeRequest(1)});
-  log_.score_to_add = std::numeric_limits<float>::quiet_NaN();
-  const auto error = ErrorOf([&] { recommender_.Recommend(std::array{FakeRequest(1)}, 3, answers); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kFailed);
-  EXPECT_EQ(answers[0].items.size(), 6U);
-}
-
-TEST_F(ForwardTest, AStageThatStopsLeavesAPipelineThatGoesOn) {
-  for (const std::string_view stage : kStages) {
-    log_.throw_in = stage;
-    EXPECT_EQ(ErrorOf([&] { Recommend({FakeRequest(2)}); })->kind(), ErrorKind::kFailed);
-    log_.throw_in = "";
-    ExpectSame(Recommend({FakeRequest(2)})[0].items, Expected(FakeRequest(2), kDefaultRows, 10));
-  }
 }
 
 TEST_F(ForwardTest, WarmUpBindsEverySizeOnceAndLeavesNoBatchBehind) {

@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <array>
 #include <atomic>
 #include <barrier>
 #include <cstdlib>
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -53,37 +55,99 @@ void InThreads(const Body& body) {
 
 class ThreadsTest : public BundleTest {};
 
+/// What every batch must be told, by the index that answers; both indexes have been served after it, the second one
+/// last.
+struct Truth {
+  std::array<std::string, 2> versions;
+  std::vector<std::array<std::vector<std::string>, 2>> texts;  // [batches][indexes][requests]
+};
+
+Truth TruthOf(Model& model, const std::vector<Batch>& batches, const std::filesystem::path& second) {
+  Truth truth;
+  truth.texts.resize(batches.size());
+  for (std::size_t index = 0; index < 2; ++index) {
+    if (index == 1) model.SwapItems(second);
+    Pipeline pipeline(model);
+    truth.versions.at(index) = model.index_version();
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      for (const auto& answer : pipeline.Recommend(batches[i].requests, batches[i].top_k)) {
+        truth.texts[i].at(index).push_back(TextOf(answer));
+      }
+    }
+  }
+  return truth;
+}
+
+/// What the threads saw.
+struct Seen {
+  std::atomic<int> wrong{0};
+  std::atomic<int> errors{0};
+  std::array<std::atomic<int>, 2> answers{};  // of each index
+
+  void Compare(const std::vector<Recommendation>& got, const Truth& truth, std::size_t batch) {
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const std::size_t index = got[i].index_version == truth.versions[1] ? 1 : 0;
+      ++answers.at(index);
+      if (TextOf(got[i]) != truth.texts[batch].at(index)[i]) ++wrong;
+      if (got[i].index_version != got[0].index_version) ++wrong;
+    }
+  }
+};
+
+/// One thread's requests; `at_half` and `at_end` wait for the others.
+template <typename AtHalf, typename AtEnd>
+void Ask(const Model& model, const std::vector<Batch>& batches, const Truth& truth, int thread, Seen& seen,
+         const AtHalf& at_half, const AtEnd& at_end) {
+  Pipeline pipeline(model);
+  std::vector<Recommendation> answers;
+  bool warm = false;
+  for (int done = 0, turn = thread; done < StressRequests(); ++turn) {
+    const std::size_t number = static_cast<std::size_t>(turn) % batches.size();
+    try {
+      pipeline.Recommend(batches[number].requests, batches[number].top_k, answers);
+    } catch (const std::exception&) {
+      ++seen.errors;
+    }
+    seen.Compare(answers, truth, number);
+    done += static_cast<int>(batches[number].requests.size());
+    if (!warm && done >= StressRequests() / 2) {
+      warm = true;
+      at_half();
+    }
+  }
+  at_end();
+}
+
+/// Bytes that malloc has handed out, large blocks that it maps by themselves included.
+std::size_t BytesInUse() noexcept {
+  const auto facts = ::mallinfo2();
+  return facts.uordblks + facts.hblkhd;
+}
+
+/// How many item tables this process has mapped.
+int MappedTables() {
+  std::ifstream maps("/proc/self/maps");
+  int tables = 0;
+  for (std::string line; std::getline(maps, line);) tables += line.find("items.safetensors") != std::string::npos;
+  return tables;
+}
+
 TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFlat) {
   if (IsSkipped()) return;
   Options options;
   options.threads = 1;
   Model model = Model::Load(Bundle(), options);
   const std::vector<Batch> batches = TestBatches();
-  // what every batch must be told, by the index that answers
-  std::vector<std::array<std::vector<std::string>, 2>> expected(batches.size());
-  std::array<std::string, 2> versions;
-  for (std::size_t index = 0; index < 2; ++index) {
-    Pipeline pipeline(model);
-    versions.at(index) = model.index_version();
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-      for (const auto& answer : pipeline.Recommend(batches[i].requests, batches[i].top_k)) {
-        expected[i].at(index).push_back(TextOf(answer));
-      }
-    }
-    if (index == 0) model.SwapItems(OtherItems());
-  }
-  ASSERT_NE(versions[0], versions[1]);
+  const Truth truth = TruthOf(model, batches, OtherItems());
+  ASSERT_NE(truth.versions[0], truth.versions[1]);
 
-  std::atomic<int> wrong{0};
-  std::atomic<int> errors{0};
-  std::atomic<int> seen_first{0};
-  std::atomic<int> seen_second{0};
+  Seen seen;
   std::atomic<int> running{kThreads};
   std::atomic<std::size_t> warm_bytes{0};
   std::atomic<std::size_t> end_bytes{0};
   // both measured when every pipeline is there and none runs
-  std::barrier halfway(kThreads, [&]() noexcept { warm_bytes = ::mallinfo2().uordblks; });
-  std::barrier finished(kThreads, [&]() noexcept { end_bytes = ::mallinfo2().uordblks; });
+  std::barrier halfway(kThreads, [&]() noexcept { warm_bytes = BytesInUse(); });
+  std::barrier finished(kThreads, [&]() noexcept { end_bytes = BytesInUse(); });
   std::thread swapper([&] {
     for (int swap = 0; running > 0; ++swap) {
       model.SwapItems(swap % 2 == 0 ? Bundle() / "items" : OtherItems());
@@ -91,38 +155,17 @@ TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFl
     }
   });
   InThreads([&](int thread) {
-    Pipeline pipeline(model);
-    std::vector<Recommendation> answers;
-    bool warm = false;
-    for (int done = 0, turn = thread; done < StressRequests(); ++turn) {
-      const std::size_t number = static_cast<std::size_t>(turn) % batches.size();
-      const Batch& batch = batches[number];
-      try {
-        pipeline.Recommend(batch.requests, batch.top_k, answers);
-      } catch (const std::exception&) {
-        ++errors;
-      }
-      for (std::size_t i = 0; i < answers.size(); ++i) {
-        const bool second = answers[i].index_version == versions[1];
-        ++(second ? seen_second : seen_first);
-        if (TextOf(answers[i]) != expected[number].at(second ? 1 : 0)[i]) ++wrong;
-        if (answers[i].index_version != answers[0].index_version) ++wrong;
-      }
-      done += static_cast<int>(batch.requests.size());
-      if (!warm && done >= StressRequests() / 2) {
-        warm = true;
-        halfway.arrive_and_wait();
-      }
-    }
-    finished.arrive_and_wait();
+    Ask(
+        model, batches, truth, thread, seen, [&] { halfway.arrive_and_wait(); }, [&] { finished.arrive_and_wait(); });
     --running;
   });
   swapper.join();
-  EXPECT_EQ(errors, 0);
-  EXPECT_EQ(wrong, 0);
-  EXPECT_GT(seen_first, 0);
-  EXPECT_GT(seen_second, 0);
+  EXPECT_EQ(seen.errors, 0);
+  EXPECT_EQ(seen.wrong, 0);
+  EXPECT_GT(seen.answers[0], 0);
+  EXPECT_GT(seen.answers[1], 0);
   RecordProperty("bytes_in_use", std::to_string(warm_bytes) + " at half, " + std::to_string(end_bytes) + " at the end");
+  EXPECT_EQ(MappedTables(), 1) << "every index but the one that serves has been let go";
 #if !ONERANKER_SANITIZED
   EXPECT_LT(end_bytes, warm_bytes + (std::size_t{4} << 20)) << "bytes in use at half: " << warm_bytes;
 #endif
