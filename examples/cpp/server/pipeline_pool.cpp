@@ -34,6 +34,11 @@ PipelinePool::Lease PipelinePool::Take(std::chrono::milliseconds longest_wait) {
 }
 
 void PipelinePool::GiveBack(Worker* worker) noexcept {
+  for (oneranker::Recommendation& answer : worker->answers) {  // an idle worker keeps no item index mapped
+    answer.items.clear();
+    answer.index_version = {};
+    answer.index.reset();
+  }
   {
     const std::lock_guard lock(mutex_);
     free_.push_back(worker);  // never allocates: it was in there before
