@@ -9,10 +9,14 @@ PipelinePool::PipelinePool(const oneranker::Model& model, std::size_t workers, s
   }
 }
 
-void PipelinePool::WarmUp() {
+bool PipelinePool::WarmUp(const std::function<bool()>& is_stopped) {
   for (const auto& worker : workers_) {
+    if (is_stopped()) {
+      return false;
+    }
     worker->pipeline.WarmUp();
   }
+  return true;
 }
 
 PipelinePool::Lease PipelinePool::Take(std::chrono::milliseconds longest_wait) {
