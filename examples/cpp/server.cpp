@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <exception>
 #include <iostream>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "oneranker/pipeline.h"
+#include "server/bounded_http.h"
 #include "server/flags.h"
 #include "server/service.h"
 
@@ -18,9 +20,7 @@ namespace {
 
 constexpr int kUsageExit = 2;
 constexpr int kOurExit = 1;
-constexpr int kSeconds = 5;           // for a client to send its request, or to take its answer
-constexpr int kKeepAliveSeconds = 2;  // an idle connection holds a thread, and a stop, no longer than this
-constexpr std::size_t kKeepAliveRequests = 1000;
+constexpr std::chrono::milliseconds kGlance{10};
 constexpr std::size_t kThreadsForHealth = 4;  // beside those whose requests are answered or wait
 
 /// Threads started after this leave the signals to WaitForStop.
@@ -33,14 +33,23 @@ sigset_t BlockStopSignals() {
   return signals;
 }
 
-void SetLimits(httplib::Server& http, const server::Flags& flags) {
+/// Whether a stop signal waits to be taken.
+bool IsStopAsked() {
+  sigset_t waiting;
+  sigpending(&waiting);
+  return sigismember(&waiting, SIGTERM) == 1 || sigismember(&waiting, SIGINT) == 1;
+}
+
+server::Bounds BoundsFrom(const server::Flags& flags) {
+  server::Bounds bounds;
+  bounds.request = std::chrono::seconds(flags.request_seconds);
+  bounds.body = 2 * flags.max_body + bounds.headers;  // more than is accepted: a refusal is read after what was sent
+  return bounds;
+}
+
+void SetThreads(httplib::Server& http, const server::Flags& flags) {
   const std::size_t threads = flags.threads + flags.queue + kThreadsForHealth;
   http.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // it takes the pool over
-  http.set_payload_max_length(flags.max_body);
-  http.set_read_timeout(kSeconds);
-  http.set_write_timeout(kSeconds);
-  http.set_keep_alive_timeout(kKeepAliveSeconds);
-  http.set_keep_alive_max_count(kKeepAliveRequests);
   http.set_tcp_nodelay(true);
 }
 
@@ -52,11 +61,26 @@ int Bind(httplib::Server& http, const server::Flags& flags) {
   return http.bind_to_port(flags.host, flags.port) ? flags.port : -1;
 }
 
+/// Stop listening, let clients finish for a while, then end their connections.
+void Stop(server::BoundedHttp& http, const std::atomic<bool>& ended, std::chrono::seconds patience) {
+  while (!http.is_running() && !ended) {  // stop() before the listener runs would be forgotten
+    std::this_thread::yield();
+  }
+  http.stop();
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (!ended) {
+    if (std::chrono::steady_clock::now() >= until) {
+      http.CloseConnections();  // again and again: the kernel may have accepted some that no thread took yet
+    }
+    std::this_thread::sleep_for(kGlance);
+  }
+}
+
 /// Serve until a signal comes; the exit code.
 int Serve(const server::Flags& flags, const sigset_t& stop_signals) {
   server::Service service(flags);
-  httplib::Server http;
-  SetLimits(http, flags);
+  server::BoundedHttp http(BoundsFrom(flags));
+  SetThreads(http, flags);
   service.AddRoutes(http);
   const int port = Bind(http, flags);
   if (port < 0) {
@@ -72,7 +96,7 @@ int Serve(const server::Flags& flags, const sigset_t& stop_signals) {
   });
   int code = 0;
   try {
-    service.Open();
+    service.Open(IsStopAsked);  // a signal that came meanwhile is taken right below
     int signal = 0;
     sigwait(&stop_signals, &signal);
     code = ended ? kOurExit : 0;
@@ -84,10 +108,7 @@ int Serve(const server::Flags& flags, const sigset_t& stop_signals) {
     code = kOurExit;
   }
   service.Close();
-  while (!http.is_running() && !ended) {  // stop() before the listener runs would be forgotten
-    std::this_thread::yield();
-  }
-  http.stop();
+  Stop(http, ended, std::chrono::seconds(flags.stop_seconds));
   listener.join();
   return code;
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -86,8 +88,18 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         ('{"requests": [{}], "top_k": 0}', "top_k is 0"),
         ('{"requests": [{}], "top_k": "many"}', "top_k is"),
         ('{"requests": [{}], "else": 0}', "'else'"),
-        ("[" * 50_000, "nested deeper"),
+        ("[" * 50_000, "is array"),
+        ('{"requests": ' + "[" * 50_000, "nested deeper"),
         ('{"requests": [{"now": 1, "events": [' + "[" * 40 + "]" * 40 + "]}]}", "nested deeper"),
+        ('{"requests": [{}], "top_k": 1} x', "not JSON"),
+        ('{"requests": [{}] "top_k": 1}', "not JSON"),
+        ('{"requests": [{}, ]}', "not JSON"),
+        ('{"requests": [{"now": 1}', "not JSON"),
+        ('{"requests": [{"now": 1}}', ""),
+        ('{"requests": [{} {}]}', ""),
+        ('{"requests": [{}], "top_k": 1 2}', "not JSON"),
+        ('{"requests: [{}]}', "not JSON"),
+        ('{"requests"\0: [{}]}', "not JSON"),
         ('{"events": 3}', "events"),
         ('{"now": "yesterday"}', "now"),
     ],
@@ -99,6 +111,40 @@ def test_a_malformed_body_is_told_what_is_wrong_and_the_server_lives_on(
     assert code == 400
     assert says in answer["error"]
     assert server.ask("POST", "/v1/recommend", requests[0])[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        '{"now": 1700000000, "events": [{"item": 12345678901234567890123, "time": 1}]}',
+        '{"now": 1e400}',
+        '{"now": 1.7e9, "events": [{"item": "a, ]} \\\\", "time": 1}, {"item": "\\u00e9\\""}],'
+        ' "context": {"x": [1e400, "{"]}}',
+    ],
+)
+def test_a_request_means_the_same_alone_and_in_a_list(server: Server, request_text: str) -> None:
+    code, alone = server.ask("POST", "/v1/recommend", request_text)
+    code_in_list, listed = server.ask("POST", "/v1/recommend", f' {{"requests" : [ {request_text} ] , "top_k":10}} ')
+    assert code == code_in_list
+    if code == 200:
+        assert_same(listed["answers"][0], alone)
+    else:
+        assert listed == {"error": alone["error"], "position": 0}
+
+
+def test_an_item_whose_id_is_a_number_of_many_digits_is_found_alone_and_in_a_list(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    number = 12345678901234567890123
+    rename_first(tiny_bundle / "items", tmp_path / "items", str(number))
+    request = {"now": 1_700_000_000, "events": [{"item": number, "time": 1_600_000_000}]}
+    with serving(tiny_bundle, "--threads", "1", "--allow-swap") as server:
+        assert server.ask("POST", "/v1/items", {"folder": str(tmp_path / "items")})[0] == 200
+        alone = server.ask("POST", "/v1/recommend", request)[1]
+        code, answer = server.ask("POST", "/v1/recommend", {"requests": [request]})
+    assert code == 200, answer
+    [listed] = answer["answers"]
+    assert alone["unknown_items"] == listed["unknown_items"] == 0
 
 
 def test_a_malformed_request_of_a_batch_is_named_by_its_position(
@@ -118,6 +164,128 @@ def test_more_requests_than_the_bundle_takes_are_refused_with_the_limit(
 
 def test_too_large_a_body_is_refused(server: Server) -> None:
     assert server.ask("POST", "/v1/recommend", "x" * 100_001)[0] == 413
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {  # the head of a request, and what follows again and again
+    "a chunked body": (CHUNKED % b"/v1/recommend", b"10000\r\n" + b"x" * 0x10000 + b"\r\n"),
+    "a chunked body of an item index": (CHUNKED % b"/v1/items", b"10000\r\n" + b"x" * 0x10000 + b"\r\n"),
+    "a chunked body of no route": (CHUNKED % b"/nowhere", b"10000\r\n" + b"x" * 0x10000 + b"\r\n"),
+    "a chunk's size": (CHUNKED % b"/v1/recommend", b"0" * 0x10000),
+    "a body of no length": (b"POST /v1/recommend HTTP/1.1\r\nHost: here\r\n\r\n", b"x" * 0x10000),
+    "parts of a form": (
+        b"POST /v1/recommend HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n",
+        b"x" * 0x10000,
+    ),
+    "a header": (b"GET /v2/health/live HTTP/1.1\r\nHost: ", b"x" * 0x10000),
+    "a request line": (b"GET /", b"x" * 0x10000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_never_ends_is_cut_off_and_never_held_in_memory(server: Server, name: str) -> None:
+    head, part = ENDLESS[name]
+    before, sent = peak_memory(server), 0
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+        try:
+            connection.sendall(head)
+            for _ in range(1000):
+                connection.sendall(part)
+                sent += len(part)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    assert sent < 1000 * len(part)
+    assert peak_memory(server) - before < 16 << 20
+    assert server.ask("GET", "/v2/health/live")[0] == 200
+
+
+def peak_memory(server: Server) -> int:
+    """Bytes."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)[1]) << 10  # type: ignore[index]
+
+
+@pytest.mark.parametrize("route", ["/v1/recommend", "/v1/items"])
+def test_a_chunked_body_is_read_as_any_other_and_refused_where_it_is_too_large(server: Server, route: str) -> None:
+    assert chunked(server, route, [b'{"now"', b": 1}"])[0] == (200 if route == "/v1/recommend" else 403)
+    code, text = chunked(server, route, [b"x" * 20_000] * 6)
+    assert code == 413
+    assert b"100000 bytes" in text
+
+
+def chunked(server: Server, route: str, parts: list[bytes]) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    try:
+        connection.request("POST", route, iter(parts), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_form_is_refused_and_a_body_that_no_route_reads_is_no_second_request(server: Server) -> None:
+    hidden = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
+    for head, code in (
+        (b"POST /v1/recommend HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=b\r\n", 415),
+        (b"GET /v2/health/live HTTP/1.1\r\n", 200),
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            connection.sendall(head + b"Host: here\r\nContent-Length: %d\r\n\r\n" % len(hidden) + hidden)
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 %d" % code)
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+SLOW_HEADS = {
+    "a body": b"POST /v1/recommend HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n",
+    "a chunk's size": CHUNKED % b"/v1/recommend",
+    "a header": b"GET /v2/health/live HTTP/1.1\r\nX: ",
+}
+
+
+@pytest.mark.parametrize("name", SLOW_HEADS)
+def test_a_client_that_sends_byte_by_byte_has_the_seconds_of_a_request_and_no_more(
+    tiny_bundle: Path, name: str
+) -> None:
+    with serving(tiny_bundle, "--threads", "1", "--request-seconds", "2") as server:
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            answer = trickle(connection, SLOW_HEADS[name])
+        assert 1.5 < time.monotonic() - begin < 8
+        assert answer.startswith(b"HTTP/1.1 408") or name == "a header"
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+
+
+def trickle(connection: socket.socket, head: bytes) -> bytes:
+    """Send a byte now and then until the server has answered or hung up."""
+    connection.sendall(head)
+    connection.settimeout(0.2)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        try:
+            connection.sendall(b"0")
+            return connection.recv(4096)
+        except TimeoutError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
+    raise AssertionError("nothing ends this client")
+
+
+@pytest.mark.parametrize("name", SLOW_HEADS)
+def test_a_stop_waits_for_a_slow_client_no_longer_than_it_was_told(tiny_bundle: Path, name: str) -> None:
+    with (
+        serving(tiny_bundle, "--threads", "1", "--request-seconds", "3000", "--stop-seconds", "1") as server,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client = pool.submit(trickle, connection, SLOW_HEADS[name])
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        time.sleep(0.5)  # its request has begun
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 8
+        client.result(PATIENCE)
 
 
 def test_what_is_no_route_is_not_found_and_no_http_ends_nothing(server: Server) -> None:
@@ -200,21 +368,56 @@ def test_a_swapped_index_answers_and_one_that_does_not_fit_is_refused(
     assert delisted not in {item["id"] for item in answer["items"]}
 
 
+def test_an_index_that_was_replaced_is_let_go_by_every_idle_worker(
+    tiny_bundle: Path, tmp_path: Path, requests: list[dict[str, Any]]
+) -> None:
+    with serving(tiny_bundle, "--threads", "4", "--allow-swap") as server, ThreadPoolExecutor(8) as clients:
+        for turn in range(4):
+            rename_first(tiny_bundle / "items", tmp_path / str(turn), f"renamed {turn}")
+            found = clients.map(lambda _: server.ask("POST", "/v1/recommend", requests[3])[0], range(40))
+            assert set(found) == {200}
+            assert server.ask("POST", "/v1/items", {"folder": str(tmp_path / str(turn))})[0] == 200
+        assert server.ask("POST", "/v1/recommend", requests[3])[0] == 200
+        lines = Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()
+    mapped = {line.split()[-1] for line in lines if "items.safetensors" in line}
+    assert str(tmp_path / "3") in {str(Path(path).parent) for path in mapped}
+    assert len(mapped) <= 2
+
+
 def delist_first(old_folder: Path, new_folder: Path) -> tuple[str, str]:
     """The same catalogue without its first item; that item and the new version."""
-    from export.item_index import write_item_index
-
     old = ItemIndex.read(old_folder)
     listed = old.listed.copy()
     listed[0] = False
+    return old.id(0), write_like(old, new_folder, [old.id(row) for row in range(len(old))], listed)
+
+
+def rename_first(old_folder: Path, new_folder: Path, name: str) -> None:
+    """The same catalogue, its first item under another id."""
+    old = ItemIndex.read(old_folder)
+    write_like(old, new_folder, [name, *(old.id(row) for row in range(1, len(old)))], old.listed)
+
+
+def write_like(old: ItemIndex, new_folder: Path, ids: list[str], listed: Any) -> str:
+    """The new version."""
+    from export.item_index import write_item_index
+
     write_item_index(
         new_folder,
-        ids=[old.id(row) for row in range(len(old))],
+        ids=ids,
         names=[old.name(row) for row in range(len(old))],
         listed=listed,
         **{name: old.tables[name] for name in ("codes", "codebooks", "anchors", "item_table", "item_fields")},
     )
-    return old.id(0), ItemIndex.read(new_folder).version
+    return ItemIndex.read(new_folder).version
+
+
+def test_a_stop_while_pipelines_warm_up_is_an_exit_with_0_before_all_are_warm(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--threads", "1000", ready=False) as server:
+        time.sleep(0.2)
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=lambda stop: stop.name)

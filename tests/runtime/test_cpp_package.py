@@ -116,6 +116,68 @@ def test_the_installed_version_is_that_of_the_project(outside: Outside, tmp_path
     assert "99.0" in refused.stderr
 
 
+def test_the_installed_library_looks_beside_itself_first_and_then_where_it_was_linked_unless_told_otherwise(
+    outside: Outside, tmp_path: Path
+) -> None:
+    cache = (RELEASE / "CMakeCache.txt").read_text()
+    given = re.search(r"^ONNXRUNTIME_LIBRARY:FILEPATH=(.+)$", cache, re.M)
+    assert given
+    linked = str(Path(given[1]).parent)
+    found = run_path(outside.prefix / "lib" / "liboneranker.so")
+    assert found[0] == "$ORIGIN"
+    if re.search(r"^ONERANKER_INSTALL_LINK_RPATH:BOOL=ON$", cache, re.M):
+        system = ("/lib", "/usr/lib")  # the loader looks there anyway
+        assert found[1:] == ([] if linked.startswith(system) else [linked])
+    else:
+        assert found[1:] == []
+    words: list[str | Path] = ["-S", ROOT / "runtime" / "cpp", "-B", tmp_path, f"-DONNXRUNTIME_LIBRARY={given[1]}"]
+    headers = re.search(r"^ONNXRUNTIME_INCLUDE_DIR:PATH=(.+)$", cache, re.M)
+    assert headers
+    run("cmake", *words, f"-DONNXRUNTIME_INCLUDE_DIR={headers[1]}", "-DONERANKER_INSTALL_LINK_RPATH=OFF")
+    script = (tmp_path / "cmake_install.cmake").read_text()
+    assert set(re.findall(r'(?<=NEW_RPATH ")[^"]*', script)) == {"\\$ORIGIN"}
+
+
+def run_path(library: Path) -> list[str]:
+    """Folders that an ELF file names."""
+    paths = re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", run("readelf", "-d", library))
+    return [part for path in paths for part in path.split(":")]
+
+
+@pytest.mark.slow
+def test_a_static_library_serves_a_project_outside_and_leaves_its_module_path_alone(
+    tiny_bundle: Path, request_file: Path, tmp_path: Path
+) -> None:
+    cache = (RELEASE / "CMakeCache.txt").read_text()
+    given = dict(re.findall(r"^(ONNXRUNTIME_(?:LIBRARY|INCLUDE_DIR)):\w+=(.+)$", cache, re.M))
+    build, prefix, project = tmp_path / "build", tmp_path / "prefix", tmp_path / "project"
+    words = [f"-D{name}={path}" for name, path in given.items()]
+    run(
+        "cmake",
+        "-S",
+        ROOT / "runtime" / "cpp",
+        "-B",
+        build,
+        *words,
+        "-DBUILD_SHARED_LIBS=OFF",
+        "-DCMAKE_BUILD_TYPE=Debug",
+    )
+    run("cmake", "--build", build, "--parallel", "2")
+    run("cmake", "--install", build, "--prefix", prefix)
+    shutil.copytree(ROOT / "examples" / "cpp", project)
+    lists = project / "CMakeLists.txt"
+    asked = "find_package(oneranker REQUIRED)"
+    kept = 'if(NOT CMAKE_MODULE_PATH STREQUAL "mine")\n  message(FATAL_ERROR "${CMAKE_MODULE_PATH}")\nendif()'
+    assert asked in lists.read_text()
+    lists.write_text(lists.read_text().replace(asked, f"set(CMAKE_MODULE_PATH mine)\n{asked}\n{kept}"))
+    library = f"-DONNXRUNTIME_LIBRARY={given['ONNXRUNTIME_LIBRARY']}"
+    outside = tmp_path / "outside"
+    run("cmake", "-S", project, "-B", outside, f"-DCMAKE_PREFIX_PATH={prefix}", "-DONERANKER_SERVER=OFF", library)
+    run("cmake", "--build", outside)
+    assert "liboneranker" not in run("readelf", "-d", outside / "recommend_one_user")
+    assert run(outside / "recommend_one_user", tiny_bundle, request_file)
+
+
 def test_the_library_shows_its_own_symbols_only(outside: Outside) -> None:
     library = outside.prefix / "lib" / "liboneranker.so"
     names = [line.split(" ", 2)[2] for line in run("nm", "-DC", "--defined-only", library).splitlines()]

@@ -15,9 +15,11 @@ namespace {
 constexpr const char* kUsage =
     "usage: oneranker_server --bundle DIR [--host 127.0.0.1] [--port 8080] [--threads 0] [--queue 64]\n"
     "                        [--engine-threads 1] [--engine auto] [--device auto] [--max-body 1048576] [--allow-swap]\n"
+    "                        [--request-seconds 10] [--stop-seconds 10]\n"
     "  --port 0 takes any free port; stdout says which, as one JSON line\n"
     "  --threads: pipelines that answer at the same time, 0 = one for each core; --queue: requests that may wait\n"
     "  --engine-threads: of ONNX Runtime for each call; --max-body: bytes of a request\n"
+    "  --request-seconds: for a request to arrive; --stop-seconds: for clients to finish after a stop\n"
     "  --allow-swap: POST /v1/items may replace the item index by a folder of this machine\n";
 
 template <typename Number>
@@ -44,6 +46,8 @@ Flags FlagsFrom(std::span<char* const> words) {
       {"--threads", [&](auto text) { Read<std::size_t>("--threads", text, 0, 1024, flags.threads); }},
       {"--queue", [&](auto text) { Read<std::size_t>("--queue", text, 0, 4096, flags.queue); }},
       {"--engine-threads", [&](auto text) { Read("--engine-threads", text, 0, 1024, flags.engine_threads); }},
+      {"--request-seconds", [&](auto text) { Read("--request-seconds", text, 1, 3600, flags.request_seconds); }},
+      {"--stop-seconds", [&](auto text) { Read("--stop-seconds", text, 0, 3600, flags.stop_seconds); }},
       {"--max-body", [&](auto text) { Read<std::size_t>("--max-body", text, 1, 1U << 30U, flags.max_body); }},
   };
   for (std::size_t i = 0; i < words.size(); ++i) {

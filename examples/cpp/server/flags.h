@@ -18,6 +18,8 @@ struct Flags {
   std::string engine = "auto";
   std::string device = "auto";
   std::size_t max_body = std::size_t{1} << 20U;  // bytes
+  int request_seconds = 10;                      // for a request to arrive
+  int stop_seconds = 10;                         // for clients to finish after a stop
   bool allow_swap = false;
   bool help = false;
 };

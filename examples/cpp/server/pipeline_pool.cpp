@@ -9,10 +9,14 @@ PipelinePool::PipelinePool(const oneranker::Model& model, std::size_t workers, s
   }
 }
 
-void PipelinePool::WarmUp() {
+bool PipelinePool::WarmUp(const std::function<bool()>& is_stopped) {
   for (const auto& worker : workers_) {
+    if (is_stopped()) {
+      return false;
+    }
     worker->pipeline.WarmUp();
   }
+  return true;
 }
 
 PipelinePool::Lease PipelinePool::Take(std::chrono::milliseconds longest_wait) {
@@ -34,6 +38,11 @@ PipelinePool::Lease PipelinePool::Take(std::chrono::milliseconds longest_wait) {
 }
 
 void PipelinePool::GiveBack(Worker* worker) noexcept {
+  for (oneranker::Recommendation& answer : worker->answers) {  // an idle worker keeps no item index mapped
+    answer.items.clear();
+    answer.index_version = {};
+    answer.index.reset();
+  }
   {
     const std::lock_guard lock(mutex_);
     free_.push_back(worker);  // never allocates: it was in there before

@@ -26,7 +26,8 @@ class PipelinePool {
   using Lease = std::unique_ptr<Worker, std::function<void(Worker*)>>;
 
   PipelinePool(const oneranker::Model& model, std::size_t workers, std::size_t queue);
-  void WarmUp();
+  /// Every pipeline, or false where it was stopped between two of them.
+  bool WarmUp(const std::function<bool()>& is_stopped);
   /// Wait for a free worker, which goes back with the lease; nullptr if the queue is full or the wait too long.
   Lease Take(std::chrono::milliseconds longest_wait);
 

@@ -1,8 +1,12 @@
 #include "server/recommend_body.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <utility>
+
+#include "server/json_slices.h"
 
 namespace server {
 
@@ -10,33 +14,49 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kDeepest = 16;  // no request nests deeper, and a writer that recurses stays within its stack
 constexpr std::string_view kExpected = R"(expected one request object, or {"requests": [...], "top_k": 10}.)";
 
 std::string Text(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
-json ObjectFrom(std::string_view text) {
-  const auto check_depth = [](int depth, json::parse_event_t, const json&) {
-    if (depth > kDeepest) {
-      throw std::invalid_argument("body: nested deeper than " + std::to_string(kDeepest) + ". Flatten it.");
-    }
-    return true;
-  };
-  json body;
-  try {
-    body = json::parse(text, check_depth);
-  } catch (const json::exception& error) {
-    throw std::invalid_argument(std::string("body: not JSON (") + error.what() + "), " + std::string(kExpected));
+/// The type of a JSON text by its first character.
+std::string TypeOf(std::string_view text) {
+  const std::size_t begin = text.find_first_not_of(" \t\n\r");
+  switch (begin == std::string_view::npos ? '\0' : text[begin]) {
+    case '{':
+      return "object";
+    case '[':
+      return "array";
+    case '"':
+      return "string";
+    case 't':
+    case 'f':
+      return "boolean";
+    case 'n':
+      return "null";
+    default:
+      return "number";
   }
-  if (!body.is_object()) {
-    throw std::invalid_argument(std::string("body: is ") + body.type_name() + ", " + std::string(kExpected));
-  }
-  return body;
 }
 
-oneranker::Request RequestAt(const json& requests, std::size_t position) {
+/// Keys and the texts of their values, which keep every digit: a request means the same alone and in a list.
+std::vector<std::pair<std::string, std::string_view>> MembersOf(std::string_view body) {
+  if (const std::string type = TypeOf(body); type != "object" && type != "number") {
+    throw std::invalid_argument("body: is " + type + ", " + std::string(kExpected));
+  }
+  return SlicesOfObject(body);
+}
+
+json Parsed(std::string_view value, const std::string& key) {
   try {
-    return oneranker::Request::FromJson(Text(requests[position]));
+    return json::parse(value);
+  } catch (const json::exception& error) {
+    throw std::invalid_argument("body: '" + key + "' is not JSON (" + error.what() + "), " + std::string(kExpected));
+  }
+}
+
+oneranker::Request RequestAt(std::string_view request, std::size_t position) {
+  try {
+    return oneranker::Request::FromJson(request);
   } catch (const oneranker::Error& error) {
     throw oneranker::Error(error.kind(), error.what(), static_cast<std::int64_t>(position));
   }
@@ -49,42 +69,54 @@ int TopK(const json& value) {
   return value.get<int>();
 }
 
+std::vector<std::string_view> RequestsIn(std::string_view value) {
+  const std::string type = TypeOf(value);
+  std::vector<std::string_view> requests;
+  if (type == "array") {
+    requests = SlicesOfList(value);
+  }
+  if (requests.empty()) {
+    throw std::invalid_argument("body: 'requests' is " + type + (type == "array" ? " of size 0" : "") +
+                                ", expected a list of at least one request.");
+  }
+  return requests;
+}
+
 }  // namespace
 
 RecommendBody RecommendBody::FromJson(std::string_view text) {
-  const json given = ObjectFrom(text);
+  const auto members = MembersOf(text);
   RecommendBody body;
-  const auto requests = given.find("requests");
-  if (requests == given.end()) {
+  body.batch =
+      std::any_of(members.begin(), members.end(), [](const auto& member) { return member.first == "requests"; });
+  if (!body.batch) {
     body.requests.push_back(oneranker::Request::FromJson(text));
     return body;
   }
-  for (const auto& [key, value] : given.items()) {
-    if (key != "requests" && key != "top_k") {
+  std::vector<std::string_view> requests;
+  for (const auto& [key, value] : members) {  // of a key given twice the last counts
+    if (key == "requests") {
+      requests = RequestsIn(value);
+    } else if (key == "top_k") {
+      body.top_k = TopK(Parsed(value, key));
+    } else {
       throw std::invalid_argument("body: has the key '" + key + "' beside 'requests', " + std::string(kExpected));
     }
   }
-  if (!requests->is_array() || requests->empty()) {
-    throw std::invalid_argument("body: 'requests' is " + std::string(requests->type_name()) + " of size " +
-                                std::to_string(requests->size()) + ", expected a list of at least one request.");
-  }
-  body.batch = true;
-  if (const auto top_k = given.find("top_k"); top_k != given.end()) {
-    body.top_k = TopK(*top_k);
-  }
-  for (std::size_t i = 0; i < requests->size(); ++i) {
-    body.requests.push_back(RequestAt(*requests, i));
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    body.requests.push_back(RequestAt(requests[i], i));
   }
   return body;
 }
 
 std::string FolderFromJson(std::string_view text) {
-  const json given = ObjectFrom(text);
-  const auto folder = given.find("folder");
-  if (given.size() != 1 || folder == given.end() || !folder->is_string()) {
-    throw std::invalid_argument(R"(body: expected {"folder": "<an item index>"} and nothing else.)");
+  const auto members = MembersOf(text);
+  if (members.size() == 1 && members.front().first == "folder") {
+    if (const json folder = Parsed(members.front().second, "folder"); folder.is_string()) {
+      return folder.get<std::string>();
+    }
   }
-  return folder->get<std::string>();
+  throw std::invalid_argument(R"(body: expected {"folder": "<an item index>"} and nothing else.)");
 }
 
 std::string JsonFrom(std::span<const oneranker::Recommendation> answers, bool batch) {

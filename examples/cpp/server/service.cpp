@@ -65,20 +65,52 @@ void Service::AddRoutes(httplib::Server& http) {
     const bool loaded = phase_ != Phase::kStarting;
     response.set_content(metrics_.Text(loaded ? model_->index_version() : ""), "text/plain; version=0.0.4");
   });
-  http.Post("/v1/recommend", [this](const auto& request, auto& response) { Recommend(request, response); });
-  http.Post("/v1/items", [this](const auto& request, auto& response) { SwapItems(request, response); });
+  AddRoute(http, "/v1/recommend", &Service::Recommend);
+  AddRoute(http, "/v1/items", &Service::SwapItems);
   http.set_logger([this](const auto&, const auto& response) { metrics_.CountResponse(response.status); });
 }
 
-void Service::Open() {
+/// A body is read here and not by the library, which bounds only those that say their length.
+void Service::AddRoute(httplib::Server& http, const std::string& path, Route route) {
+  using httplib::ContentReader;
+  http.Post(path, [this, route](const httplib::Request& request, httplib::Response& response,
+                                const ContentReader& content) {
+    if (request.is_multipart_form_data()) {
+      return Respond(response, 415, ErrorJson("body: is a form of parts, expected JSON. Send application/json."));
+    }
+    std::string body;
+    std::size_t size = 0;
+    const bool whole = content([&](const char* bytes, std::size_t count) {
+      size += count;
+      if (size <= flags_.max_body) {
+        body.append(bytes, count);
+      }
+      return true;  // the rest is read and forgotten, up to the server's bound, so that the answer can be read
+    });
+    if (size > flags_.max_body) {
+      return Respond(response, 413,
+                     ErrorJson("body: is larger than " + std::to_string(flags_.max_body) +
+                               " bytes. Send fewer requests at once, or start the server with a larger --max-body."));
+    }
+    if (!whole) {
+      return Respond(response, 408,
+                     ErrorJson("body: did not arrive whole, expected its last byte within " +
+                               std::to_string(flags_.request_seconds) + " seconds. Send it again, at once."));
+    }
+    (this->*route)(body, response);
+  });
+}
+
+void Service::Open(const std::function<bool()>& is_stopped) {
   oneranker::Options options;
   options.engine = flags_.engine;
   options.device = flags_.device;
   options.threads = flags_.engine_threads;
   model_.emplace(oneranker::Model::Load(flags_.bundle, options));
   pool_.emplace(*model_, flags_.threads, flags_.queue);
-  pool_->WarmUp();
-  phase_ = Phase::kReady;
+  if (pool_->WarmUp(is_stopped)) {
+    phase_ = Phase::kReady;
+  }
 }
 
 void Service::Close() {
@@ -91,7 +123,7 @@ void Service::Close() {
   }
 }
 
-void Service::Recommend(const httplib::Request& request, httplib::Response& response) {
+void Service::Recommend(const std::string& body, httplib::Response& response) {
   const InFlight counted(metrics_);  // before the phase is read: Close waits for whoever saw it ready
   if (phase_ != Phase::kReady) {
     return Refuse(response,
@@ -99,18 +131,18 @@ void Service::Recommend(const httplib::Request& request, httplib::Response& resp
   }
   const auto start = std::chrono::steady_clock::now();
   Guarded(response, [&] {
-    const RecommendBody body = RecommendBody::FromJson(request.body);
+    const RecommendBody asked = RecommendBody::FromJson(body);
     const PipelinePool::Lease worker = pool_->Take(kLongestWait);
     if (worker == nullptr) {
       return Refuse(response, "server: every pipeline is busy and the queue is full. Try again later, or start more.");
     }
-    worker->pipeline.Recommend(body.requests, body.top_k, worker->answers);
-    Respond(response, 200, JsonFrom(worker->answers, body.batch));
+    worker->pipeline.Recommend(asked.requests, asked.top_k, worker->answers);
+    Respond(response, 200, JsonFrom(worker->answers, asked.batch));
   });
   metrics_.CountRecommendation(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
-void Service::SwapItems(const httplib::Request& request, httplib::Response& response) {
+void Service::SwapItems(const std::string& body, httplib::Response& response) {
   const InFlight counted(metrics_);
   if (!flags_.allow_swap) {
     return Respond(response, 403, ErrorJson("/v1/items: swapping is off. Start the server with --allow-swap."));
@@ -120,7 +152,7 @@ void Service::SwapItems(const httplib::Request& request, httplib::Response& resp
                   "server: not ready, expected GET /v2/health/ready to say 200. Try again, or another server.");
   }
   Guarded(response, [&] {
-    model_->SwapItems(FolderFromJson(request.body));
+    model_->SwapItems(FolderFromJson(body));
     Respond(response, 200, R"({"index_version": ")" + model_->index_version() + R"("})");
   });
 }

@@ -4,6 +4,7 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,8 +21,8 @@ class Service {
  public:
   explicit Service(Flags flags) : flags_(std::move(flags)) {}
   void AddRoutes(httplib::Server& http);
-  /// Load the bundle, warm every pipeline up, then be ready. Throws oneranker::Error.
-  void Open();
+  /// Load the bundle, warm every pipeline up, then be ready, if not stopped meanwhile. Throws oneranker::Error.
+  void Open(const std::function<bool()>& is_stopped);
   /// Refuse what comes from now on, and wait until what is in flight is answered.
   void Close();
 
@@ -29,8 +30,11 @@ class Service {
   enum class Phase { kStarting, kReady, kStopping };
   class InFlight;
 
-  void Recommend(const httplib::Request& request, httplib::Response& response);
-  void SwapItems(const httplib::Request& request, httplib::Response& response);
+  using Route = void (Service::*)(const std::string& body, httplib::Response& response);
+
+  void AddRoute(httplib::Server& http, const std::string& path, Route route);
+  void Recommend(const std::string& body, httplib::Response& response);
+  void SwapItems(const std::string& body, httplib::Response& response);
 
   Flags flags_;
   Metrics metrics_;
