@@ -175,7 +175,7 @@ TEST_F(PipelineTest, AnItemIndexOutsideOfTheBundleIsABundleErrorUnlessTheCallerN
   std::filesystem::copy(Bundle(), copy, std::filesystem::copy_options::recursive);
   std::filesystem::rename(copy / "items", temp.path() / "items");
   std::filesystem::create_directory_symlink(temp.path() / "items", copy / "link");
-  auto manifest = nlohmann::json::parse(oneranker_test::ReadFile(copy / "manifest.json"));
+  auto manifest = nlohmann::ordered_json::parse(oneranker_test::ReadFile(copy / "manifest.json"));
   for (const std::string& folder : {std::string("../items"), (temp.path() / "items").string(), std::string("link")}) {
     manifest["items"]["folder"] = folder;
     oneranker_test::WriteFile(copy / "manifest.json", manifest.dump());

@@ -154,8 +154,8 @@ class ONERANKER_API Pipeline {
   std::vector<Recommendation> Recommend(std::span<const Request> requests, int top_k = 10);
 
   /// Run made-up batches of these sizes before the first request; none given: every size. What a call allocates
-  /// after it are the lists of new answers, which are the caller's, and room for a history of more than
-  /// 2 * max_history() events or a filter of more than 1024 ids. Throws Error(kFeed).
+  /// after it are the lists of new answers, which are the caller's, room for a history of more than 2 * max_history()
+  /// events or a filter of more than 1024 ids, and after a swap what belongs to the new index. Throws Error(kFeed).
   void WarmUp(std::span<const std::int64_t> batch_sizes = {}, std::span<const std::int64_t> history_lengths = {});
 
   // The steps, for callers who bring their own candidates; each works on the batch of the last Generate and on the item
