@@ -144,40 +144,6 @@ def run_path(library: Path) -> list[str]:
     return [part for path in paths for part in path.split(":")]
 
 
-@pytest.mark.slow
-def test_a_static_library_serves_a_project_outside_and_leaves_its_module_path_alone(
-    tiny_bundle: Path, request_file: Path, tmp_path: Path
-) -> None:
-    cache = (RELEASE / "CMakeCache.txt").read_text()
-    given = dict(re.findall(r"^(ONNXRUNTIME_(?:LIBRARY|INCLUDE_DIR)):\w+=(.+)$", cache, re.M))
-    build, prefix, project = tmp_path / "build", tmp_path / "prefix", tmp_path / "project"
-    words = [f"-D{name}={path}" for name, path in given.items()]
-    run(
-        "cmake",
-        "-S",
-        ROOT / "runtime" / "cpp",
-        "-B",
-        build,
-        *words,
-        "-DBUILD_SHARED_LIBS=OFF",
-        "-DCMAKE_BUILD_TYPE=Debug",
-    )
-    run("cmake", "--build", build, "--parallel", "2")
-    run("cmake", "--install", build, "--prefix", prefix)
-    shutil.copytree(ROOT / "examples" / "cpp", project)
-    lists = project / "CMakeLists.txt"
-    asked = "find_package(oneranker REQUIRED)"
-    kept = 'if(NOT CMAKE_MODULE_PATH STREQUAL "mine")\n  message(FATAL_ERROR "${CMAKE_MODULE_PATH}")\nendif()'
-    assert asked in lists.read_text()
-    lists.write_text(lists.read_text().replace(asked, f"set(CMAKE_MODULE_PATH mine)\n{asked}\n{kept}"))
-    library = f"-DONNXRUNTIME_LIBRARY={given['ONNXRUNTIME_LIBRARY']}"
-    outside = tmp_path / "outside"
-    run("cmake", "-S", project, "-B", outside, f"-DCMAKE_PREFIX_PATH={prefix}", "-DONERANKER_SERVER=OFF", library)
-    run("cmake", "--build", outside)
-    assert "liboneranker" not in run("readelf", "-d", outside / "recommend_one_user")
-    assert run(outside / "recommend_one_user", tiny_bundle, request_file)
-
-
 def test_the_library_shows_its_own_symbols_only(outside: Outside) -> None:
     library = outside.prefix / "lib" / "liboneranker.so"
     names = [line.split(" ", 2)[2] for line in run("nm", "-DC", "--defined-only", library).splitlines()]
