@@ -48,7 +48,7 @@ class TrieWalk {
   /// The next depth; it ends where it begins if the children are not a rising tiling that begins with their parents.
   [[nodiscard]] Depth Below(const Depth& nodes) const noexcept {
     const auto all = static_cast<std::int64_t>(trie_.code.size());
-    std::int64_t next = static_cast<std::int64_t>(nodes.stop);
+    auto next = static_cast<std::int64_t>(nodes.stop);
     for (std::size_t node = nodes.first; node < nodes.stop; ++node) {
       const std::int64_t end = trie_.children_end[node];
       if (trie_.children_begin[node] != next || end <= next || end > all) return {nodes.stop, nodes.stop};
