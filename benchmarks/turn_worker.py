@@ -84,6 +84,7 @@ class Turns:
         wrapped = [{"text": text} for text in texts]
         self._texts = [[one["text"] for one in batch] for batch in in_batches(wrapped, job["batch"])]
         self._server: Server = EagerServer(job) if name == EAGER else self._pipeline()
+        self._pipelines: list[Pipeline] = []  # of the closed loop
         self._next: dict[str, int] = {}  # each kind of work goes through the requests on its own
         self._samples("recommend", len(self.raw))  # every shape once
         self._next.clear()
@@ -121,10 +122,11 @@ class Turns:
 
     def _workers(self, seconds: float) -> dict[str, Any]:
         """Threads with a pipeline each, in a closed loop."""
-        pipelines = [self._pipeline() for _ in range(self._job["workers"])]
-        for pipeline in pipelines:
+        pipelines = self._pipelines
+        while len(pipelines) < self._job["workers"]:
+            pipelines.append(self._pipeline())
             for batch in self.raw:
-                pipeline.recommend(batch, self._top_k)
+                pipelines[-1].recommend(batch, self._top_k)
         done = [0] * len(pipelines)
         begin = time.perf_counter()
 

@@ -105,11 +105,10 @@ class Turns {
 
   json Workers(double seconds) {
     std::atomic<std::size_t> done{0};
-    std::vector<Pipeline> pipelines;
-    for (std::size_t i = 0; i < workers_; ++i) {
-      pipelines.emplace_back(model_);
+    for (std::size_t i = pipelines_.size(); i < workers_; ++i) {
+      pipelines_.emplace_back(model_);
       for (std::size_t begin = 0; begin < requests_.size(); begin += batch_) {
-        pipelines[i].Recommend(std::span(requests_).subspan(begin, batch_), top_k_, answers_);
+        pipelines_[i].Recommend(std::span(requests_).subspan(begin, batch_), top_k_, answers_);
       }
     }
     std::vector<std::thread> threads;
@@ -119,7 +118,7 @@ class Turns {
         std::vector<Recommendation> answers;
         for (std::size_t at = i; MillisecondsSince(start) < seconds * 1e3; ++at) {
           const std::size_t begin = at % (requests_.size() / batch_) * batch_;
-          pipelines[i].Recommend(std::span(requests_).subspan(begin, batch_), top_k_, answers);
+          pipelines_[i].Recommend(std::span(requests_).subspan(begin, batch_), top_k_, answers);
           done += batch_;
         }
       });
@@ -132,6 +131,7 @@ class Turns {
   std::size_t workers_;
   Model model_;
   Pipeline pipeline_;
+  std::vector<Pipeline> pipelines_;  // of the closed loop
   std::vector<std::string> texts_;
   std::vector<Request> requests_;
   std::vector<Recommendation> answers_;
