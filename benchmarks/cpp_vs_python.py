@@ -172,7 +172,7 @@ def table(report: dict[str, Any]) -> str:
             f"{row['peak_memory_mib']:6.0f}"
         )
     load = report["environment"]["load_average"]
-    if load is not None and load > report["environment"]["cores"] / 2:
+    if load is not None and load > (os.cpu_count() or 1) / 2:  # the load is that of all cores, whatever --cores says
         lines.append(f"NOISY: {load:g} processes were already running; stop them before you quote a number.")
     return "\n".join(lines) + "\n"
 
