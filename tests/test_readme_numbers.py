@@ -57,7 +57,7 @@ def unfounded(block: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("name", ["quality", "latency", "engines"])
+@pytest.mark.parametrize("name", ["quality", "latency", "engines", "cpp"])
 def test_every_number_of_the_readme_stands_in_a_json_line(name: str) -> None:
     part = text("README.md").split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert rows(part), "a measured block shows a table"
