@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.items import ItemIndex
+
 RELEASE = Path(__file__).resolve().parents[2] / "build" / "cpp" / "release"
 SERVER = RELEASE / "examples" / "oneranker_server"
 PATIENCE = 60  # seconds, for what takes a moment on a busy machine
@@ -64,3 +66,31 @@ def serving(bundle: Path, *flags: str, ready: bool = True) -> Iterator[Server]:
             yield server
         finally:
             process.kill()
+
+
+def delist_first(old_folder: Path, new_folder: Path) -> tuple[str, str]:
+    """The same catalogue without its first item; that item and the new version."""
+    old = ItemIndex.read(old_folder)
+    listed = old.listed.copy()
+    listed[0] = False
+    return old.id(0), write_like(old, new_folder, [old.id(row) for row in range(len(old))], listed)
+
+
+def rename_first(old_folder: Path, new_folder: Path, name: str) -> None:
+    """The same catalogue, its first item under another id."""
+    old = ItemIndex.read(old_folder)
+    write_like(old, new_folder, [name, *(old.id(row) for row in range(1, len(old)))], old.listed)
+
+
+def write_like(old: ItemIndex, new_folder: Path, ids: list[str], listed: Any) -> str:
+    """The new version."""
+    from export.item_index import write_item_index
+
+    write_item_index(
+        new_folder,
+        ids=ids,
+        names=[old.name(row) for row in range(len(old))],
+        listed=listed,
+        **{name: old.tables[name] for name in ("codes", "codebooks", "anchors", "item_table", "item_fields")},
+    )
+    return ItemIndex.read(new_folder).version
