@@ -157,7 +157,7 @@ def test_tables_of_the_catalogue_are_gathered_from_and_never_cast_or_copied(tiny
         for node in graph.node:
             for name in node.input:
                 if name.startswith(tables) or name in flat:
-                    allowed = {"Gather", "GatherElements", "Shape"} | ({"Reshape"} if name == "item_eligible" else set())
+                    allowed = {"Gather", "GatherElements", "Shape", *(["Reshape"] if name == "item_eligible" else [])}
                     assert node.op_type in allowed, f"{stage}: {name} -> {node.op_type}"
 
 
