@@ -8,7 +8,7 @@ from pathlib import Path
 import fake_bundle
 import pytest
 import test_open_bundle as corpus
-from cpp_library import CppPipeline, library
+from cpp_library import CppPipeline
 
 from runtime import BundleError, DeviceError, UsageError
 
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.cpp
 @pytest.fixture(autouse=True)
 def in_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus loads its bundles with this name."""
-    library()
     monkeypatch.setattr(corpus, "Pipeline", CppPipeline)
 
 
