@@ -22,10 +22,12 @@ from oneranker.data.prepare import load_dataset
 from oneranker.data.schema import SCHEMA_FILE
 from oneranker.errors import CheckpointError, DataError
 from oneranker.model import OneRanker
+from oneranker.semantic_ids.semantic_ids import NOTES_FILE
+from oneranker.semantic_ids.settings import Method
 from oneranker.tokens import TokenError
 from oneranker.training.batches import BatchSampler
 from oneranker.training.fit import RESUME_FILE, FitSettings, fit
-from oneranker.training.preparation import Prepared, prepare_training
+from oneranker.training.preparation import IdSource, Prepared, prepare_training
 from oneranker.training.step import ItemSide
 from oneranker.training.warm_start import warm_start
 
@@ -44,20 +46,13 @@ def train(
     root: Path,
     until: str,
     households: int | None,
+    semantic_ids: IdSource = Method.RQ_KMEANS,
 ) -> dict[str, Any]:
     """Prepare, train and save; a finished run is not repeated, an unfinished one goes on.
 
     Raises: DataError, CheckpointError, TokenError, ValueError: each says where, what was there, what was expected.
     """
-    content = folder_sha256(Path(data))
-    wanted = {
-        "data": data if content is None else "a folder, by its content",
-        "data_sha256": content,
-        "until": until,
-        "households": households,
-        "settings": asdict(settings),
-        "model": json.loads(config.to_json()),
-    }
+    wanted = asked_for(data, config, settings, until, households, semantic_ids)
     if finished := finished_run(out, wanted):
         return finished
     dataset = load_dataset(data, root, households)
@@ -66,7 +61,7 @@ def train(
         for name in (weights.TOKENIZER_FILE, weights.CATALOGUE_FILE, RESUME_FILE):
             (out / name).unlink(missing_ok=True)
     weights.write_text(out / RUN_FILE, json.dumps(wanted, indent=1))
-    prepared = prepare_training(dataset, config, out, settings.seed)
+    prepared = prepare_training(dataset, config, out, settings.seed, semantic_ids)
     model = new_model(prepared, settings.seed)
     weights.write_text(out / weights.CONFIG_FILE, prepared.config.to_json())
     items = ItemSide(prepared.catalogue)
@@ -94,6 +89,29 @@ def train(
     return record
 
 
+def asked_for(
+    data: str,
+    config: OneRankerConfig,
+    settings: FitSettings,
+    until: str,
+    households: int | None,
+    semantic_ids: IdSource,
+) -> dict[str, Any]:
+    """What decides whether a run is the same one; a folder counts by its content."""
+    content = folder_sha256(Path(data), SCHEMA_FILE)
+    return {
+        "data": data if content is None else "a folder, by its content",
+        "data_sha256": content,
+        "until": until,
+        "households": households,
+        "semantic_ids": semantic_ids.value
+        if isinstance(semantic_ids, Method)
+        else folder_sha256(semantic_ids, NOTES_FILE),
+        "settings": asdict(settings),
+        "model": json.loads(config.to_json()),
+    }
+
+
 def finished_run(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """The record of the run in a folder, None while it has not ended.
 
@@ -118,9 +136,9 @@ def finished_run(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     return record and record | {"reused": True}
 
 
-def folder_sha256(folder: Path) -> str | None:
-    """Hash over the files of a schema folder, so that changed tables are another run; None for a data set by name."""
-    if not (folder / SCHEMA_FILE).is_file():
+def folder_sha256(folder: Path, marker: str) -> str | None:
+    """Hash over the files of a folder, so that changed tables are another run; None where it has no file `marker`."""
+    if not (folder / marker).is_file():
         return None
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
@@ -153,6 +171,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--retriever", choices=[mode.value for mode in RetrieverMode], default="trie", help="retrieval mode"
     )
+    out.add_argument(
+        "--semantic-ids", type=id_source, default=Method.RQ_KMEANS, metavar="METHOD|FOLDER",
+        help=f"{', '.join(method.value for method in Method)}, or a folder of `python -m oneranker.semantic_ids build`",
+    )  # fmt: skip
     out.add_argument("--until", choices=SPLITS, default="valid", help="last split to learn from")
     out.add_argument("--steps", type=int, default=DEFAULT.steps, help="optimisation steps")
     out.add_argument("--joint-steps", type=int, help="of these, the last: Step 3 joins (default: 5/16)")
@@ -160,6 +182,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="steps between saved states")
     out.add_argument("--seed", type=int, default=DEFAULT.seed, help="of weights, batches and dropout")
     return out
+
+
+def id_source(word: str) -> IdSource:
+    """A method by its name, anything else a folder."""
+    return Method(word) if word in {method.value for method in Method} else Path(word)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = train(
             arguments.data, arguments.out, config, settings,
             root=arguments.data_root, until=arguments.until, households=arguments.households,
+            semantic_ids=arguments.semantic_ids,
         )  # fmt: skip
     except (DataError, CheckpointError, TokenError) as error:
         log.error("%s", error)

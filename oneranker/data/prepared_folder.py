@@ -17,16 +17,16 @@ PREPARED_FILE = "prepared.json"
 
 
 @contextmanager
-def prepared_folder(out: Path, account: dict[str, Any]) -> Iterator[Path]:
+def prepared_folder(out: Path, account: dict[str, Any], marker: str = PREPARED_FILE) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it takes the place of `out`, on an error `out` stays as it was.
 
-    `account` is written last, as prepared.json; fill it while the folder is filled.
+    `account` is written last, as the marker file (prepared.json); fill it while the folder is filled.
 
     Raises: DataError when `out` holds something that was not prepared by this program.
     """
-    if out.exists() and not (out / PREPARED_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
-            f"{out}: exists and has no {PREPARED_FILE}, expected a new folder or one prepared before. "
+            f"{out}: exists and has no {marker}, expected a new folder or one prepared before. "
             "Choose another --out, or remove it yourself."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def prepared_folder(out: Path, account: dict[str, Any]) -> Iterator[Path]:
         fresh, old = work / "fresh", work / "old"
         fresh.mkdir()
         yield fresh
-        (fresh / PREPARED_FILE).write_text(json.dumps(account, indent=1) + "\n", encoding="utf-8")
+        (fresh / marker).write_text(json.dumps(account, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             os.replace(out, old)
         try:

@@ -17,7 +17,7 @@ from sklearn.cluster import kmeans_plusplus
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.balanced_assignment import assign_balanced
-from oneranker.semantic_ids.centres import Floats, check_points
+from oneranker.semantic_ids.centres import Floats, check_points, cluster_means
 
 logger = logging.getLogger(__name__)
 
@@ -86,20 +86,6 @@ def fit_balanced_kmeans(
             best = found
     assert best is not None, "n_init >= 1"
     return _clusters(points, best.labels, clusters, best.turns)
-
-
-def cluster_means(points: Floats, labels: Integers, clusters: int) -> NDArray[np.float64]:
-    """Average the points of each cluster, none of which is empty.
-
-    Shapes: points float32 [N, D], labels int64 [N] -> float64 [k, D]
-    """
-    total = np.zeros((clusters, points.shape[1]))
-    for begin in range(0, len(points), _ROWS_AT_ONCE):
-        part = labels[begin : begin + _ROWS_AT_ONCE]
-        order = np.argsort(part, kind="stable")
-        opens = np.flatnonzero(np.append(True, np.diff(part[order]) > 0))
-        total[part[order][opens]] += np.add.reduceat(points[begin : begin + _ROWS_AT_ONCE][order], opens, axis=0)
-    return total / np.bincount(labels, minlength=clusters)[:, None]
 
 
 def _scaled(points: Floats) -> Floats:

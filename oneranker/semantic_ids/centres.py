@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 _MOST_FITTED = 1 << 16  # points that K-means looks at; of more, a seeded sample
 _SPARE_SPREAD = 0.05  # of the points' size: spare centres are near a real one, and never equal to it
 _DISTANCES_AT_ONCE = 1 << 24
+_ROWS_AT_ONCE = 1 << 14
 
 
 def fit_centres(points: Floats, count: int, seed: int, *, size: float | None = None) -> Floats:
@@ -59,6 +60,29 @@ def nearest(points: Floats, centres: Floats) -> tuple[NDArray[np.int64], Floats]
         code[rows] = squares.argmin(axis=1)
         distance[rows] = squares[np.arange(len(squares)), code[rows]]
     return code, distance
+
+
+def cluster_sums(points: Floats, labels: NDArray[np.int64], clusters: int) -> NDArray[np.float64]:
+    """Sum the points of each cluster.
+
+    Shapes: points float32 [N, D], labels int64 [N] -> float64 [k, D]
+    """
+    total = np.zeros((clusters, points.shape[1]))
+    for begin in range(0, len(points), _ROWS_AT_ONCE):
+        part = labels[begin : begin + _ROWS_AT_ONCE]
+        order = np.argsort(part, kind="stable")
+        opens = np.flatnonzero(np.append(True, np.diff(part[order]) > 0))
+        rows = points[begin : begin + _ROWS_AT_ONCE][order]
+        total[part[order][opens]] += np.add.reduceat(rows, opens, axis=0, dtype=np.float64)
+    return total
+
+
+def cluster_means(points: Floats, labels: NDArray[np.int64], clusters: int) -> NDArray[np.float64]:
+    """Average the points of each cluster, none of which is empty.
+
+    Shapes: points float32 [N, D], labels int64 [N] -> float64 [k, D]
+    """
+    return cluster_sums(points, labels, clusters) / np.bincount(labels, minlength=clusters)[:, None]
 
 
 def root_mean_square_norm(points: Floats) -> float:

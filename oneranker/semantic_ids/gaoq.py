@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneranker.errors import DataError
-from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, cluster_means, fit_balanced_kmeans
-from oneranker.semantic_ids.centres import Floats, check_points
+from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, fit_balanced_kmeans
+from oneranker.semantic_ids.centres import Floats, check_points, cluster_means
 from oneranker.semantic_ids.code_anchors import fitted_anchors, match, orthogonal_anchors
+from oneranker.semantic_ids.code_paths import CodePaths, mean_codebooks
 from oneranker.semantic_ids.gaoq_tree import GaoqTree
-from oneranker.semantic_ids.rq_kmeans import SemanticIds
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = N
         codes = np.concatenate([codes, code[:, None]], axis=1)
         logger.info("GAOQ: level %d of %d, %.1f s", level, settings.levels, time.perf_counter() - start)
     widths = (*branching, width)
-    ids = SemanticIds(codes=codes.astype(np.int32), codebooks=_codebooks(points, codes, widths))
+    ids = CodePaths(codes=codes.astype(np.int32), codebooks=mean_codebooks(points, codes, max(widths)))
     return GaoqTree(
         ids=ids,
         widths=widths,
@@ -169,17 +169,6 @@ def _grown(prefixes: Integers, numbers: list[Integers]) -> Integers:
     """Append the children's codes to their parents' prefixes: int64 [P, l] -> int64 [P', l + 1]."""
     parents = np.repeat(prefixes, [len(each) for each in numbers], axis=0)
     return np.concatenate([parents, np.concatenate(numbers)[:, None]], axis=1)
-
-
-def _codebooks(points: Floats, codes: Integers, widths: tuple[int, ...]) -> Floats:
-    """Per code, the mean of what the levels above leave of its items; 0 for codes that no item has."""
-    books = np.zeros((len(widths), max(widths), points.shape[1]), np.float32)
-    left = points.copy()
-    for level in range(len(widths)):
-        used, which = np.unique(codes[:, level], return_inverse=True)
-        books[level, used] = cluster_means(left, which.reshape(-1), len(used))
-        left -= books[level, codes[:, level]]
-    return books
 
 
 def _check_width(width: int) -> None:

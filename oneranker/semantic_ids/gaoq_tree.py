@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import Floats, check_points, squared_distances
-from oneranker.semantic_ids.rq_kmeans import SemanticIds
+from oneranker.semantic_ids.code_paths import CodePaths
 
 Integers = NDArray[np.int64]
 
@@ -29,7 +29,7 @@ class GaoqTree:
         anchors of level l + 2 in the paper's count
     """
 
-    ids: SemanticIds
+    ids: CodePaths
     widths: tuple[int, ...]  # codes of each level
     prefixes: tuple[NDArray[np.int32], ...]
     centroids: tuple[Floats, ...]
@@ -54,7 +54,7 @@ class GaoqTree:
             widths = tuple(tables["widths"].tolist())
             deep = range(len(widths) - 1)
             tree = cls(
-                ids=SemanticIds(codes=tables["codes"], codebooks=tables["codebooks"]),
+                ids=CodePaths(codes=tables["codes"], codebooks=tables["codebooks"]),
                 widths=widths,
                 prefixes=tuple(tables[f"prefixes.{level}"] for level in deep),
                 centroids=tuple(tables[f"centroids.{level}"] for level in deep),

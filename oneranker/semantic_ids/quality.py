@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneranker.errors import DataError
-from oneranker.semantic_ids.centres import Floats, check_points
-from oneranker.semantic_ids.rq_kmeans import SemanticIds
+from oneranker.semantic_ids.centres import Floats, check_points, cluster_sums, nearest
+from oneranker.semantic_ids.code_paths import CodePaths
 
 Integers = NDArray[np.int64]
-_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class Overlap:
     pairs: int  # (history item, target) pairs that were counted
 
 
-def level_use(ids: SemanticIds, widths: tuple[int, ...] | None = None) -> tuple[LevelUse, ...]:
+def level_use(ids: CodePaths, widths: tuple[int, ...] | None = None) -> tuple[LevelUse, ...]:
     """Count how every level uses its codes; `widths` are the levels' own where they are not all V."""
     levels = ids.codes.shape[1]
     widths = widths or (ids.codebooks.shape[1],) * levels
@@ -59,7 +58,16 @@ def prefix_counts(codes: NDArray[np.integer]) -> tuple[int, ...]:
     return tuple(len(np.unique(codes[:, :depth], axis=0)) for depth in range(1, codes.shape[1] + 1))
 
 
-def reconstruction_errors(ids: SemanticIds, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
+def last_codes_moved(ids: CodePaths, embeddings: NDArray[np.floating]) -> float:
+    """Measure the share of items whose last code is not the nearest one: what unique paths cost.
+
+    Shapes: embeddings [N, D]
+    """
+    left = _points(ids, embeddings) - ids.reconstruct(ids.codes[:, :-1])
+    return float((nearest(left, ids.codebooks[-1])[0] != ids.codes[:, -1]).mean())
+
+
+def reconstruction_errors(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
     """Measure, per depth, the mean squared error over the mean squared distance to the mean embedding: 0 is perfect.
 
     Shapes: embeddings [N, D]
@@ -73,7 +81,7 @@ def reconstruction_errors(ids: SemanticIds, embeddings: NDArray[np.floating]) ->
     return tuple(errors)
 
 
-def explained_variance(ids: SemanticIds, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
+def explained_variance(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
     """Measure how much a code alone says of what its parent leaves open, per level: 1 - within / total.
 
     What the parent leaves open is the embedding minus the mean of the items with the same prefix (on level 1, of all);
@@ -92,7 +100,7 @@ def explained_variance(ids: SemanticIds, embeddings: NDArray[np.floating]) -> tu
     return tuple(answer)
 
 
-def code_coherence(ids: SemanticIds, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
+def code_coherence(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
     """Measure the mean cosine of two items that share a code, under whatever parent, per level (resid.md §4, metric 3).
 
     The cosine is between embeddings minus the mean of the items with the same prefix [inferred centring]; the mean runs
@@ -184,7 +192,7 @@ def _use(codes: NDArray[np.integer], width: int) -> LevelUse:
     return LevelUse(codes=width, used=n, entropy_bits=float(-(share * np.log2(share)).sum()), gini=gini)
 
 
-def _points(ids: SemanticIds, embeddings: NDArray[np.floating]) -> Floats:
+def _points(ids: CodePaths, embeddings: NDArray[np.floating]) -> Floats:
     points = check_points(embeddings, "semantic-ID quality")
     expected = (len(ids.codes), ids.codebooks.shape[2])
     if points.shape != expected:
@@ -212,14 +220,8 @@ def _number(prefixes: NDArray[np.integer]) -> Integers:
 
 def _sums(points: Floats, group: Integers) -> tuple[NDArray[np.float64], Integers]:
     """Sum the points of each group, and count them: float64 [G, D], int64 [G]."""
-    order = np.argsort(group, kind="stable")
     count = np.bincount(group)
-    total = np.zeros((len(count), points.shape[1]))
-    for begin in range(0, len(order), _ROWS_AT_ONCE):
-        rows = order[begin : begin + _ROWS_AT_ONCE]
-        opens = np.flatnonzero(np.append(True, np.diff(group[rows]) > 0))
-        total[group[rows][opens]] += np.add.reduceat(points[rows].astype(np.float64), opens, axis=0)
-    return total, count
+    return cluster_sums(points, group, len(count)), count
 
 
 def _minus_mean(points: Floats, group: Integers) -> Floats:

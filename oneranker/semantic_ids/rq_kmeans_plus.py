@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import Floats, check_points, nearest, root_mean_square_norm
-from oneranker.semantic_ids.rq_kmeans import SemanticIds, add_items, fit_rq_kmeans
+from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.rq_kmeans import add_items, fit_rq_kmeans
 
 logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 1 << 13
@@ -70,7 +71,7 @@ class RqKmeansPlus:
     Shapes: weights of encoder and decoder: 0.weight [h, D], 0.bias [h], 2.weight [D, h], 2.bias [D]
     """
 
-    ids: SemanticIds
+    ids: CodePaths
     encoder: dict[str, Floats]
     decoder: dict[str, Floats]
     scale: float = 1.0  # a power of two: the MLPs see embeddings divided by it
@@ -95,7 +96,7 @@ class RqKmeansPlus:
         """
         return self._through(self.decoder, latent)
 
-    def add_items(self, embeddings: NDArray[np.floating]) -> SemanticIds:
+    def add_items(self, embeddings: NDArray[np.floating]) -> CodePaths:
         """Give new items paths by the same encoder and codebooks; no known item changes its path.
 
         Shapes: embeddings [n, D] of the new items -> codes int32 [N+n, L], known items first
@@ -131,7 +132,7 @@ class RqKmeansPlus:
         Raises:
             DataError: a file is missing, damaged, or does not fit the other.
         """
-        ids, path = SemanticIds.read(folder / "semantic_ids.safetensors"), folder / "rq_vae.safetensors"
+        ids, path = CodePaths.read(folder / "semantic_ids.safetensors"), folder / "rq_vae.safetensors"
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
@@ -173,7 +174,7 @@ def fit_rq_kmeans_plus(
     codebooks = model.codebooks.detach().numpy() * np.float32(scale)
     none = np.zeros((0, levels), np.int32)
     return RqKmeansPlus(
-        ids=add_items(SemanticIds(codes=none, codebooks=codebooks), latent),
+        ids=add_items(CodePaths(codes=none, codebooks=codebooks), latent),
         encoder={name: value.numpy() for name, value in model.encoder.mlp.state_dict().items()},
         decoder={name: value.numpy() for name, value in model.decoder.mlp.state_dict().items()},
         scale=scale,

@@ -8,7 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from oneranker.errors import DataError
 from oneranker.semantic_ids import balanced_kmeans
 from oneranker.semantic_ids.balanced_assignment import assign_balanced
-from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, cluster_means, fit_balanced_kmeans
+from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, fit_balanced_kmeans
+from oneranker.semantic_ids.centres import cluster_means
 
 ONE_START = BalancedKMeansSettings(n_init=1)
 

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from oneranker.errors import DataError
+from oneranker.semantic_ids.code_paths import CodePaths
 from oneranker.semantic_ids.quality import (
     code_coherence,
     code_overlap,
@@ -18,16 +19,15 @@ from oneranker.semantic_ids.quality import (
     prefix_recall,
     reconstruction_errors,
 )
-from oneranker.semantic_ids.rq_kmeans import SemanticIds
 
 N, L, V, D = 40, 3, 5, 4
 
 
-def drawn(seed: int = 0) -> tuple[SemanticIds, NDArray[np.float32]]:
+def drawn(seed: int = 0) -> tuple[CodePaths, NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, (2, V - 1, V), size=(N, L)).astype(np.int32)
     books = rng.normal(size=(L, V, D)).astype(np.float32)
-    return SemanticIds(codes=codes, codebooks=books), rng.normal(size=(N, D)).astype(np.float32)
+    return CodePaths(codes=codes, codebooks=books), rng.normal(size=(N, D)).astype(np.float32)
 
 
 def minus_parent(codes: NDArray[np.int32], points: NDArray[np.float32], level: int) -> NDArray[np.float64]:
@@ -53,7 +53,7 @@ def test_use_of_a_level_is_counted_code_by_code() -> None:
 
 def test_even_use_has_full_entropy_and_gini_0() -> None:
     codes = np.repeat(np.arange(8, dtype=np.int32), 3)[:, None]
-    (use,) = level_use(SemanticIds(codes=codes, codebooks=np.zeros((1, 8, 1), np.float32)))
+    (use,) = level_use(CodePaths(codes=codes, codebooks=np.zeros((1, 8, 1), np.float32)))
     assert (use.entropy_bits, use.gini) == (3.0, 0.0)
 
 
@@ -100,9 +100,9 @@ def test_coherence_is_the_mean_cosine_over_all_pairs_with_equal_code() -> None:
 def test_coherence_of_one_direction_is_1_and_without_pairs_0() -> None:
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
     points = np.array([[9, 1], [9, -1], [5, 3], [5, -3]], np.float32)
-    ids = SemanticIds(codes=codes, codebooks=np.zeros((2, 2, 2), np.float32))
+    ids = CodePaths(codes=codes, codebooks=np.zeros((2, 2, 2), np.float32))
     assert code_coherence(ids, points)[1] == pytest.approx(1)
-    alone = SemanticIds(codes=np.arange(4, dtype=np.int32)[:, None], codebooks=np.zeros((1, 4, 2), np.float32))
+    alone = CodePaths(codes=np.arange(4, dtype=np.int32)[:, None], codebooks=np.zeros((1, 4, 2), np.float32))
     assert code_coherence(alone, points) == (0.0,)
 
 

@@ -9,7 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from oneranker.errors import DataError
-from oneranker.semantic_ids.rq_kmeans import SemanticIds, add_items, fit_rq_kmeans
+from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.quality import last_codes_moved, reconstruction_errors
+from oneranker.semantic_ids.rq_kmeans import add_items, fit_rq_kmeans
 from oneranker.trie import Trie, lexicographic_order
 
 
@@ -18,7 +20,7 @@ def clustered(items: int, width: int = 6, clusters: int = 5, seed: int = 0) -> n
     return rng.normal(size=(clusters, width))[rng.integers(0, clusters, items)] + 0.1 * rng.normal(size=(items, width))
 
 
-def paths(ids: SemanticIds) -> list[tuple[int, ...]]:
+def paths(ids: CodePaths) -> list[tuple[int, ...]]:
     return [tuple(row) for row in ids.codes.tolist()]
 
 
@@ -104,28 +106,19 @@ def test_reconstruction_is_the_sum_along_the_path() -> None:
 
 def test_each_level_brings_the_reconstruction_nearer() -> None:
     points = clustered(300, clusters=30)
-    report = fit_rq_kmeans(points, 3, 16).report(points)
-    errors = report["relative_error"]
-    assert isinstance(errors, list)
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[0] < 1
+    errors = reconstruction_errors(fit_rq_kmeans(points, 3, 16), points)
+    assert 1 > errors[0] > errors[1] > errors[2]
 
 
-def test_the_report_counts_what_a_loop_counts() -> None:
+def test_last_codes_that_moved_are_those_that_a_loop_counts() -> None:
     points = clustered(60, clusters=3).astype(np.float32)
     ids = fit_rq_kmeans(points, 2, 8)
-    report = ids.report(points)
     moved = 0
     for point, (first, last) in zip(points, paths(ids), strict=True):
         rest = point - ids.codebooks[0, first]
         moved += int(np.argmin([((rest - c) ** 2).sum() for c in ids.codebooks[1]]) != last)
-    assert report["last_code_moved"] == pytest.approx(moved / 60)
+    assert last_codes_moved(ids, points) == pytest.approx(moved / 60)
     assert 0 < moved < 60
-    assert report["utilisation"] == [len({path[level] for path in paths(ids)}) / 8 for level in (0, 1)]
-    assert report["mean_squared_error"] == pytest.approx(
-        ((points - ids.reconstruct()) ** 2).sum(axis=1).mean(), rel=1e-5
-    )
-    assert report["prefixes"] == len({path[:1] for path in paths(ids)})
 
 
 def test_new_items_join_without_moving_an_old_one() -> None:
@@ -155,7 +148,7 @@ def test_an_items_own_twin_lands_beside_it() -> None:
 def test_codes_come_back_from_disk(tmp_path: Path) -> None:
     ids = fit_rq_kmeans(clustered(20), 2, 6)
     ids.write(tmp_path / "new" / "semantic_ids.safetensors")
-    again = SemanticIds.read(tmp_path / "new" / "semantic_ids.safetensors")
+    again = CodePaths.read(tmp_path / "new" / "semantic_ids.safetensors")
     np.testing.assert_array_equal(again.codes, ids.codes)
     np.testing.assert_array_equal(again.codebooks, ids.codebooks)
 
@@ -176,15 +169,15 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, edit: ob
     assert callable(edit)
     save_file(tables | {name: edit(tables.get(name, tables["codes"]))}, path)
     with pytest.raises(DataError, match=words):
-        SemanticIds.read(path)
+        CodePaths.read(path)
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.safetensors: got .*expected .*Fit"):
-        SemanticIds.read(tmp_path / "gone.safetensors")
+        CodePaths.read(tmp_path / "gone.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"\x01\x02")
     with pytest.raises(DataError, match=r"cut\.safetensors: got .*expected .*Fit"):
-        SemanticIds.read(tmp_path / "cut.safetensors")
+        CodePaths.read(tmp_path / "cut.safetensors")
 
 
 def test_more_items_than_paths_is_refused() -> None:

@@ -12,7 +12,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from oneranker.errors import DataError
-from oneranker.semantic_ids.rq_kmeans import SemanticIds, fit_rq_kmeans
+from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.rq_kmeans import fit_rq_kmeans
 from oneranker.semantic_ids.rq_kmeans_plus import (
     RqKmeansPlus,
     RqKmeansPlusSettings,
@@ -30,11 +31,11 @@ def clustered(items: int, width: int = 6, clusters: int = 5, seed: int = 0, size
     return (size * (at + 0.1 * rng.normal(size=(items, width)))).astype(np.float32)
 
 
-def unique_paths(ids: SemanticIds) -> int:
+def unique_paths(ids: CodePaths) -> int:
     return len(np.unique(ids.codes, axis=0))
 
 
-def nearest_codes(ids: SemanticIds, points: np.ndarray) -> np.ndarray:
+def nearest_codes(ids: CodePaths, points: np.ndarray) -> np.ndarray:
     """The sum of codes as K-means chooses them, two items on one leaf or not."""
     residual = points.copy()
     for codebook in ids.codebooks:

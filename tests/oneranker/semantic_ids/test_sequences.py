@@ -56,14 +56,19 @@ def test_fields_are_the_item_and_its_content_and_train(market: Path) -> None:
     dataset = Dataset.read(market)
     catalogue = catalogue_items(dataset)
     made = training_sequences(dataset, catalogue)
-    assert list(made.columns) == ["item_id", "sort", "weight", "tags"]
+    assert list(made.columns) == ["item_id", "sort", "weight", "tags 1", "tags 2", "tags 3"]
+    assert [made.columns[f"tags {slot}"].tolist()[:3] for slot in (1, 2, 3)] == [
+        ["a", "b", ""],
+        ["b", "", ""],
+        [""] * 3,
+    ]
     assert made.columns["item_id"].tolist() == catalogue.ids
     assert made.types == {"weight": "number"}
     settings = FamaeSettings(width=8, heads=2, layers=1, history=4, max_steps=2)
     done = fit_famae(made.sequences, made.columns, settings, made.types)
-    assert done.embeddings.shape == (len(catalogue.ids), 4 * 8)
-    tags = done.embeddings.reshape(-1, 4, 8)[:, 3]
-    assert len(np.unique(tags, axis=0)) == 3  # a list is one value; none is unknown
+    assert done.embeddings.shape == (len(catalogue.ids), 6 * 8)
+    tags = done.embeddings.reshape(-1, 6, 8)[:, 3]
+    assert len(np.unique(tags, axis=0)) == 3  # a, b and none
 
 
 def test_without_groups_the_order_of_events_stands(market: Path) -> None:
