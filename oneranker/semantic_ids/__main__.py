@@ -1,0 +1,232 @@
+"""Semantic IDs by command: `python -m oneranker.semantic_ids build`, `… assign` and `… report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oneranker.data.dataset import catalogue_items
+from oneranker.data.prepare import ADAPTERS, load_dataset
+from oneranker.errors import DataError
+from oneranker.semantic_ids.famae import FamaeSettings
+from oneranker.semantic_ids.from_dataset import fit_from_dataset
+from oneranker.semantic_ids.gaoq import Indexing
+from oneranker.semantic_ids.report import write_report
+from oneranker.semantic_ids.semantic_ids import SemanticIds, fit
+from oneranker.semantic_ids.sequences import famae_columns
+from oneranker.semantic_ids.settings import DEFAULT_CODES, IdSettings, Method
+from oneranker.tokens import TokenError
+
+FAMAE = FamaeSettings()
+DEFAULT = IdSettings()
+
+
+class _UsageError(Exception):
+    """Words that contradict each other."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, do it, print one JSON line; exit code 0, 1 for our error, 2 for usage."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    try:
+        told = arguments.do(arguments)
+    except _UsageError as error:
+        parser.error(str(error))
+    except (DataError, TokenError) as error:
+        logging.error("%s", error)
+        return 1
+    except OSError as error:
+        logging.error(
+            "%s: could not be read or written (%s), expected a readable input and a place with room; free space or "
+            "choose another folder",
+            *(error.filename or arguments.out, error),
+        )
+        return 1
+    sys.stdout.write(json.dumps(told) + "\n")
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings, famae = _settings(arguments)
+    if arguments.data is None:
+        if settings.method is Method.RESID:
+            raise _UsageError(
+                "semantic IDs: method resid with --embeddings, expected --data: FAMAE learns them; use gaoq"
+            )
+        embeddings = _embeddings(arguments.embeddings)
+        ids = fit(embeddings, settings, item_ids=_item_ids(arguments.item_ids))
+    elif arguments.item_ids is not None:
+        raise _UsageError("semantic IDs: --item-ids with --data, expected it with --embeddings; items have ids there")
+    else:
+        dataset = load_dataset(arguments.data, arguments.data_root)
+        items = catalogue_items(dataset)
+        ids = fit_from_dataset(dataset, items, settings, width=arguments.width, famae=famae)
+    ids.save(arguments.out)
+    return _told(ids, arguments.out)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[IdSettings, FamaeSettings]:
+    try:
+        ids = IdSettings(
+            method=arguments.method,
+            levels=arguments.levels,
+            codes=arguments.codes,
+            branching=arguments.branching,
+            indexing=arguments.anchors,
+            spare_leaves=arguments.spare_leaves,
+            refine_steps=arguments.refine_steps,
+            seed=arguments.seed,
+        )
+        famae = FamaeSettings(
+            width=arguments.famae_width,
+            max_steps=arguments.famae_steps,
+            history=arguments.famae_history,
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
+    return ids, famae
+
+
+def _assign(arguments: argparse.Namespace) -> dict[str, Any]:
+    known = SemanticIds.load(arguments.ids)
+    if arguments.data is None:
+        if arguments.item_ids is None:
+            raise _UsageError("semantic IDs: --embeddings without --item-ids, expected both; name the new items")
+        ids = known.assign(_item_ids(arguments.item_ids) or (), _embeddings(arguments.embeddings))
+    elif known.famae is None:
+        raise _UsageError(
+            f"semantic IDs: --data with method {known.settings.method.value}, expected --embeddings: only FAMAE embeds "
+            "an item that no user has had; embed the new items where the old ones were embedded"
+        )
+    else:
+        dataset = load_dataset(arguments.data, arguments.data_root)
+        items, before = catalogue_items(dataset), set(known.item_ids)
+        new = items.take(np.flatnonzero([item not in before for item in items.ids]))
+        if not new.ids:
+            raise DataError(f"{arguments.data}: 0 of {len(items.ids)} items are new, expected some. Nothing to do.")
+        ids = known.assign(new.ids, known.famae.embed(famae_columns(dataset.schema.content, new)))
+    ids.save(arguments.out)
+    return _told(ids, arguments.out) | {"new": len(ids.item_ids) - len(known.item_ids)}
+
+
+def _report(arguments: argparse.Namespace) -> dict[str, Any]:
+    ids = SemanticIds.load(arguments.ids)
+    dataset = None if arguments.data is None else load_dataset(arguments.data, arguments.data_root)
+    out = arguments.out or arguments.ids.with_name(f"{arguments.ids.name}-report")
+    return {"out": str(out), **write_report(ids, out, dataset)}
+
+
+def _told(ids: SemanticIds, out: Path) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "method": ids.settings.method.value,
+        "items": len(ids.item_ids),
+        "widths": list(ids.widths),
+        "seconds": {name: round(took, 3) for name, took in ids.seconds.items()},
+    }
+
+
+def _embeddings(path: Path) -> NDArray[np.floating]:
+    try:
+        embeddings = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: got {error}, expected numbers [N, D] as numpy.save writes them. Save again."
+        ) from error
+    if not isinstance(embeddings, np.ndarray) or embeddings.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: got {getattr(embeddings, 'dtype', type(embeddings).__name__)}, expected one array of numbers "
+            "[N, D]. Save it by numpy.save."
+        )
+    return embeddings.astype(np.float32, copy=False)
+
+
+def _item_ids(path: Path | None) -> list[str] | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: got {error}, expected UTF-8 text, one id a line. Save it as UTF-8.") from error
+
+
+def _branching(word: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in word.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m oneranker.semantic_ids")
+    commands = parser.add_subparsers(required=True)
+    form = argparse.ArgumentDefaultsHelpFormatter
+    build = commands.add_parser(
+        "build", help="give every item of a data set, or row of embeddings, codes", formatter_class=form
+    )
+    build.set_defaults(do=_build)
+    build.add_argument("--method", type=Method, choices=list(Method), required=True, metavar=_words(Method), help="how")
+    _add_source(build, "items and their events")
+    build.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it was written by build")
+    build.add_argument("--levels", type=int, default=DEFAULT.levels, help="codes of a path")
+    build.add_argument(
+        "--codes",
+        type=int,
+        help=f"codes of each level (default {DEFAULT_CODES}); with gaoq and resid the most there may be",
+    )
+    build.add_argument(
+        "--branching", type=_branching, metavar="B1,B2", help="gaoq, resid: codes of all levels but the last"
+    )
+    build.add_argument(
+        "--anchors", type=Indexing, choices=list(Indexing), default=DEFAULT.indexing, metavar=_words(Indexing),
+        help="gaoq, resid: what gives codes their numbers",
+    )  # fmt: skip
+    build.add_argument(
+        "--spare-leaves", type=int, default=0, help="gaoq, resid: last codes kept for items that come later"
+    )
+    build.add_argument(
+        "--refine-steps", type=int, default=DEFAULT.refine_steps, help="rq-kmeans-plus: steps of the RQ-VAE"
+    )
+    build.add_argument("--width", type=int, default=64, help="of co-occurrence embeddings (all methods but resid)")
+    build.add_argument("--famae-width", type=int, default=FAMAE.width, help="resid: of each field")
+    build.add_argument("--famae-steps", type=int, default=FAMAE.max_steps, help="resid: most batches")
+    build.add_argument("--famae-history", type=int, default=FAMAE.history, help="resid: items before the target")
+    build.add_argument("--seed", type=int, default=0, help="of everything drawn")
+    assign = commands.add_parser(
+        "assign", help="give codes to new items; no known one changes its own", formatter_class=form
+    )
+    assign.set_defaults(do=_assign)
+    assign.add_argument("--ids", type=Path, required=True, help="folder that build wrote")
+    _add_source(assign, "resid: its items that have no codes yet")
+    assign.add_argument("--out", type=Path, required=True, help="folder to write: known items, then new ones")
+    report = commands.add_parser("report", help="how good the codes are: table, JSON, plots", formatter_class=form)
+    report.set_defaults(do=_report)
+    report.add_argument("--ids", type=Path, required=True, help="folder that build wrote")
+    report.add_argument("--data", help="measure histories and co-occurrence of this data set, too")
+    report.add_argument("--data-root", type=Path, default=Path("data"), help="where known data sets lie or will lie")
+    report.add_argument("--out", type=Path, help="folder to write (default: IDS-report beside the folder)")
+    return parser
+
+
+def _add_source(command: argparse.ArgumentParser, what: str) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help=f"one of {', '.join(ADAPTERS)}, or a folder with schema.toml: {what}")
+    source.add_argument("--embeddings", type=Path, help="numpy file of float [N, D], one row per item")
+    command.add_argument("--data-root", type=Path, default=Path("data"), help="where known data sets lie or will lie")
+    command.add_argument(
+        "--item-ids", type=Path, help="text file beside --embeddings, one id a line (default: row numbers)"
+    )
+
+
+def _words(kind: type[Method] | type[Indexing]) -> str:
+    return "|".join(each.value for each in kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
