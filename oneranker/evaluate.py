@@ -21,6 +21,7 @@ from oneranker.errors import CheckpointError, DataError
 from oneranker.rankings import model_rankings
 from oneranker.tokens import TokenError
 from oneranker.train import RECORD_FILE
+from oneranker.train import SPLITS as UNTIL
 from oneranker.training.preparation import Prepared, read_prepared
 
 CUTS = (1, 3, 5, 10, 15)
@@ -34,6 +35,8 @@ def evaluate_checkpoint(
     checkpoint: Path, data: str | None, split: str, root: Path, users: int | None
 ) -> dict[str, Any]:
     """Rows of HR@k, NDCG@10, recall@10 and value-recall@10 over the full catalogue, for all items and for new ones.
+
+    The simple rules count what the model has learned from: with --until train, the training part alone.
 
     Raises: CheckpointError, DataError, TokenError.
     """
@@ -60,7 +63,9 @@ def evaluate_checkpoint(
         rankings: dict[str, Sequence[NDArray[np.int64]]] = {}
         items = len(prepared.catalogue.ids)
         for rule, row in RULE_ROWS.items():
-            rankings[row] = FLOORS[rule](prepared.streams, requests, items, max(CUTS), new_only=new_only)
+            rankings[row] = FLOORS[rule](
+                prepared.streams, requests, items, max(CUTS), new_only=new_only, until=UNTIL.index(record["until"])
+            )
         found = model_rankings(model, prepared.catalogue, prepared.streams, requests, new_only=new_only)
         rankings |= {row: list(found[tensor]) for tensor, row in MODEL_ROWS.items()}
         out[name] = [metric_row(row, ranked, requests, new_only) for row, ranked in rankings.items()]

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from oneranker.data.prepare import ADAPTERS, load_dataset, prepare
+from oneranker.data.prepare import ADAPTERS, S3REC, load_dataset, prepare
 from oneranker.data.requests import requests_of_test
 from oneranker.errors import DataError
 
@@ -45,9 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("prepare", help="write a known data set as a folder")
     command.set_defaults(do=_prepare)
-    command.add_argument("name", choices=ADAPTERS, help="which data set")
+    command.add_argument("name", choices=[*ADAPTERS, S3REC], help="which data set")
     command.add_argument("--out", type=Path, required=True, help="folder to write; replaced if prepared before")
     command.add_argument("--households", type=int, help="completejourney only: read this many households")
+    command.add_argument("--sequences", type=Path, help="s3rec only: text file, a line `user item item ...` per user")
+    command.add_argument("--attributes", type=Path, help='s3rec only: JSON file, {"item": [attribute ids]}')
     command = commands.add_parser("requests", help="write real requests: one of each user of the test part")
     command.set_defaults(do=_requests)
     command.add_argument("name", help=f"one of {', '.join(ADAPTERS)}, or a folder with a schema.toml")
@@ -58,7 +60,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
-    report = prepare(arguments.name, arguments.out, arguments.households)
+    report = prepare(
+        arguments.name,
+        arguments.out,
+        arguments.households,
+        sequences=arguments.sequences,
+        attributes=arguments.attributes,
+    )
     return {"data": arguments.name, "out": str(arguments.out)} | asdict(report)
 
 

@@ -1,7 +1,8 @@
 """Simple rules a model has to beat: popularity, what follows the last basket (bigram), personal frequency.
 
-Ties fall to the more popular item, then to the lower row. Each rule knows what came before the split of the requests,
-and the user's own history up to the request.
+Ties fall to the more popular item, then to the lower row. Each rule knows the user's own history up to the request, and
+of all users the requests of splits up to `until` (0 train, 1 validation), at most those before the split that is asked;
+None is all of these. Give what a model has learned from, to compare it with rules that know no more.
 """
 
 from __future__ import annotations
@@ -17,24 +18,36 @@ Floor = Callable[..., list[np.ndarray]]
 
 
 def popularity(
-    streams: Streams, requests: EvaluationRequests, items: int, k: int = 10, *, new_only: bool = False
+    streams: Streams,
+    requests: EvaluationRequests,
+    items: int,
+    k: int = 10,
+    *,
+    new_only: bool = False,
+    until: int | None = None,
 ) -> list[np.ndarray]:
-    """The items of most requests before the split, the same for everybody.
+    """The items of most requests of the counted splits, the same for everybody.
 
     Shapes: -> R rankings int64 [k]
     """
-    order = np.argsort(-_counts(streams, requests, items), kind="stable")
+    order = np.argsort(-_counts(streams, _counted(streams, requests, until), items), kind="stable")
     return [_fill(order[:0], order, past, k, new_only) for past in requests.history_row]
 
 
 def personal(
-    streams: Streams, requests: EvaluationRequests, items: int, k: int = 10, *, new_only: bool = False
+    streams: Streams,
+    requests: EvaluationRequests,
+    items: int,
+    k: int = 10,
+    *,
+    new_only: bool = False,
+    until: int | None = None,
 ) -> list[np.ndarray]:
     """The items the user took most often before, then popular ones.
 
     Shapes: -> R rankings int64 [k]
     """
-    counts = _counts(streams, requests, items)
+    counts = _counts(streams, _counted(streams, requests, until), items)
     order = np.argsort(-counts, kind="stable")
     start = np.searchsorted(streams.request_user, streams.request_user[requests.request])
     rankings = []
@@ -47,15 +60,22 @@ def personal(
 
 
 def bigram(
-    streams: Streams, requests: EvaluationRequests, items: int, k: int = 10, *, new_only: bool = False
+    streams: Streams,
+    requests: EvaluationRequests,
+    items: int,
+    k: int = 10,
+    *,
+    new_only: bool = False,
+    until: int | None = None,
 ) -> list[np.ndarray]:
     """Every item of the user's last basket votes for what was in the baskets that followed a basket with it.
 
     Shapes: -> R rankings int64 [k]
     """
-    counts = _counts(streams, requests, items)
+    counted = _counted(streams, requests, until)
+    counts = _counts(streams, counted, items)
     order = np.argsort(-counts, kind="stable")
-    votes = _Followers(streams, _before(streams, requests), items)
+    votes = _Followers(streams, counted, items)
     rankings = []
     for request, past in zip(requests.request.tolist(), requests.history_row, strict=True):
         first = request == 0 or streams.request_user[request - 1] != streams.request_user[request]
@@ -77,10 +97,10 @@ class _Followers:
     A table of all pairs would be hundreds of MiB for baskets; most items are never in a last basket.
     """
 
-    def __init__(self, streams: Streams, before: np.ndarray, items: int) -> None:
+    def __init__(self, streams: Streams, counted: np.ndarray, items: int) -> None:
         self._streams, self._items = streams, items
         same_user = streams.request_user[1:] == streams.request_user[:-1]
-        followed = np.append(same_user & before[1:] & before[:-1], False)
+        followed = np.append(same_user & counted[1:] & counted[:-1], False)
         length = np.diff(streams.target_offset)
         request = np.repeat(np.arange(len(length)), length)
         used = followed[request] & (streams.target_item >= 0)
@@ -110,14 +130,15 @@ class _Followers:
         return rows.astype(np.int32), counts[rows].astype(np.int32)
 
 
-def _before(streams: Streams, requests: EvaluationRequests) -> np.ndarray:
-    """Requests of earlier splits than the one that is asked: what a rule may count over all users."""
+def _counted(streams: Streams, requests: EvaluationRequests, until: int | None) -> np.ndarray:
+    """What a rule may count over all users: splits up to `until`, in any case before the one that is asked."""
     asked = streams.request_split[requests.request]
-    return np.asarray(streams.request_split < (asked.min() if asked.size else 0))
+    before = int(asked.min()) - 1 if asked.size else -1
+    return np.asarray(streams.request_split <= (before if until is None else min(until, before)))
 
 
-def _counts(streams: Streams, requests: EvaluationRequests, items: int) -> np.ndarray:
-    used = np.repeat(_before(streams, requests), np.diff(streams.target_offset)) & (streams.target_item >= 0)
+def _counts(streams: Streams, counted: np.ndarray, items: int) -> np.ndarray:
+    used = np.repeat(counted, np.diff(streams.target_offset)) & (streams.target_item >= 0)
     return np.bincount(streams.target_item[used], minlength=items)
 
 

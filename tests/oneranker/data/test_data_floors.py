@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from oneranker.data.dataset import Dataset
-from oneranker.data.event_roles import TEST, VALID
+from oneranker.data.event_roles import TEST, TRAIN, VALID
 from oneranker.data.floors import FLOORS
 from oneranker.data.metrics import EvaluationRequests, evaluate, first_requests
 from oneranker.data.streams import Streams, build_streams
@@ -30,8 +30,8 @@ def _rows(streams: Streams, request: int) -> list[int]:
     return [row for row in streams.target_item[streams.targets(request)].tolist() if row >= 0]
 
 
-def _oracle(name: str, streams: Streams, request: int, split: int, new_only: bool, items: int) -> list[int]:
-    before = [q for q in range(len(streams.request_token)) if streams.request_split[q] < split]
+def _oracle(name: str, streams: Streams, request: int, counted: range, new_only: bool, items: int) -> list[int]:
+    before = [q for q in range(len(streams.request_token)) if streams.request_split[q] in counted]
     popular = Counter(row for q in before for row in _rows(streams, q))
     user = streams.request_user[request]
     past = [q for q in range(request) if streams.request_user[q] == user]
@@ -49,15 +49,25 @@ def _oracle(name: str, streams: Streams, request: int, split: int, new_only: boo
     return [row for row in ranked if row not in owned][:10]
 
 
-@pytest.mark.parametrize("split", [VALID, TEST])
+@pytest.mark.parametrize(
+    ("split", "until", "counted"),
+    [
+        (VALID, None, range(VALID)),
+        (TEST, None, range(TEST)),
+        (TEST, TRAIN, range(TRAIN + 1)),  # the protocol of published numbers: nothing is learned from validation
+        (VALID, TEST, range(VALID)),  # never from what is asked
+    ],
+)
 @pytest.mark.parametrize("new_only", [False, True])
 @pytest.mark.parametrize("name", list(FLOORS))
-def test_a_floor_ranks_as_its_sentence_says(world: tuple[Streams, int], name: str, new_only: bool, split: int) -> None:
+def test_a_floor_ranks_as_its_sentence_says(
+    world: tuple[Streams, int], name: str, new_only: bool, split: int, until: int | None, counted: range
+) -> None:
     streams, items = world
     requests = first_requests(streams, split)
-    rankings = FLOORS[name](streams, requests, items, new_only=new_only)
+    rankings = FLOORS[name](streams, requests, items, new_only=new_only, until=until)
     for request, ranking in zip(requests.request.tolist(), rankings, strict=True):
-        assert ranking.tolist() == _oracle(name, streams, request, split, new_only, items)
+        assert ranking.tolist() == _oracle(name, streams, request, counted, new_only, items)
 
 
 def test_the_first_request_of_the_split_is_asked_with_all_before_as_history(world: tuple[Streams, int]) -> None:
