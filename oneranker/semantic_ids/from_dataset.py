@@ -40,9 +40,12 @@ def fit_from_dataset(
 def cooccurrence_embeddings(dataset: Dataset, items: CatalogueItems, width: int, seed: int) -> Floats:
     """One half from what was chosen together in the training part, one half from content; numbers as buckets.
 
+    Together is what a group (a basket) holds; in data without groups, what a user had.
+
     Shapes: -> float32 [N, width]
     """
-    _, group, row = train_baskets(dataset, items)
+    user, basket, row = train_baskets(dataset, items)
+    group = user if dataset.schema.events.group is None else basket
     content: dict[str, NDArray[Any]] = {}
     for spec in dataset.schema.content:
         values = items.columns[spec.name]

@@ -1,0 +1,208 @@
+"""The same generator trained on semantic IDs of every method: what they cost, and how well it recommends with them.
+
+`python -m benchmarks.semantic_ids --data completejourney --data data/beauty --work runs`. A row is one data set, one
+method and one seed, of codes, weights and batches alike; rows that are in the file already are not run again, and an
+unfinished training goes on where it was saved. What is compared is the retriever alone (Steps 1 and 2): Step 3 ranks
+candidates that semantic IDs have found, and would hide some of the difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.environment import ROOT, commit, processor, usable_cores
+from oneranker import __version__, weights
+from oneranker.config import OneRankerConfig, preset
+from oneranker.data.dataset import Dataset, catalogue_items
+from oneranker.data.metrics import first_requests
+from oneranker.data.prepare import load_dataset
+from oneranker.evaluate import SPLITS, chosen_users, metric_row
+from oneranker.rankings import model_rankings
+from oneranker.semantic_ids.famae import FamaeSettings
+from oneranker.semantic_ids.from_dataset import fit_from_dataset
+from oneranker.semantic_ids.quality import prefix_counts, reconstruction_errors
+from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds
+from oneranker.semantic_ids.settings import IdSettings, Method
+from oneranker.train import train
+from oneranker.training.fit import FitSettings
+from oneranker.training.preparation import read_prepared
+
+logger = logging.getLogger(__name__)
+RESULTS = Path(__file__).resolve().parent / "results" / "semantic-ids.jsonl"
+METRICS = ("hr@10", "ndcg@10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row: everything that decides its numbers, besides the code."""
+
+    data: str
+    method: str
+    seed: int
+    until: str  # last split that is learned from; the test split is measured
+    users: int | None  # of the test split, evenly spread; None: all
+    preset: str
+    history: int  # S at most
+    steps: int
+    famae: dict[str, int]  # width, steps and history of FAMAE; read by resid alone
+
+
+def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
+    """Build the codes, train, measure; what lies finished in `work` is used."""
+    dataset = load_dataset(case.data, root)
+    config = replace(preset(case.preset), max_history=case.history)
+    name = f"{dataset.schema.name}-{case.method}-{case.seed}"
+    ids = _semantic_ids(case, dataset, config, work / "ids" / name)
+    settings = FitSettings(steps=case.steps, joint_steps=0, seed=case.seed)
+    checkpoint = work / "checkpoints" / f"{name}-{case.steps}"
+    record = train(
+        case.data, checkpoint, config, settings,
+        root=root, until=case.until, households=None, semantic_ids=work / "ids" / name,
+    )  # fmt: skip
+    return {
+        **asdict(case),
+        "widths": list(ids.widths),
+        "prefixes": list(prefix_counts(ids.codes)),
+        "embedding_width": ids.embeddings.shape[1],
+        "relative_error": [round(error, 4) for error in reconstruction_errors(ids.paths, ids.points)],
+        "seconds": {key: round(value, 1) for key, value in ids.seconds.items()}
+        | {"training": round(record["report"]["seconds"], 1)},
+        "famae_metrics": None if ids.famae is None else asdict(ids.famae.evaluations[-1]),
+        **_measured(checkpoint, dataset, case.users),
+    }
+
+
+def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folder: Path) -> SemanticIds:
+    if (folder / NOTES_FILE).exists():
+        return SemanticIds.load(folder)
+    wanted = IdSettings(method=Method(case.method), levels=config.code_levels, codes=config.codes, seed=case.seed)
+    famae = FamaeSettings(
+        width=case.famae["width"], max_steps=case.famae["steps"], history=case.famae["history"], seed=case.seed
+    )
+    ids = fit_from_dataset(dataset, catalogue_items(dataset), wanted, width=config.width, famae=famae)
+    ids.save(folder)
+    return ids
+
+
+def _measured(checkpoint: Path, dataset: Dataset, users: int | None) -> dict[str, Any]:
+    model = weights.load(checkpoint)
+    prepared = read_prepared(dataset, model.config, checkpoint)
+    requests = first_requests(prepared.streams, SPLITS["test"], chosen_users(prepared, users))
+    out: dict[str, Any] = {"requests": len(requests.request)}
+    for new_only, part in ((False, "all_items"), (True, "new_items")):
+        found = model_rankings(model, prepared.catalogue, prepared.streams, requests, new_only=new_only)
+        row = metric_row("retriever", list(found["candidate_logp"]), requests, new_only)
+        out[part] = {key: round(row[key], 5) for key in row if key.startswith(("hr@", "ndcg@"))}
+    return out
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a line per data set and method: means over seeds, and half the distance of the extremes."""
+    lines = [
+        "| data | method | seeds | new items HR@10 | NDCG@10 | all items HR@10 | NDCG@10 | embedding s | codes s |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows):
+        mine = [row for row in rows if (row["data"], row["method"]) == (data, method)]
+        cells = [
+            _spread([row[part][metric] for row in mine]) for part in ("new_items", "all_items") for metric in METRICS
+        ]
+        took = [f"{np.mean([row['seconds'][part] for row in mine]):.0f}" for part in ("embedding", "quantisation")]
+        lines.append("| " + " | ".join([Path(data).name, method, str(len(mine)), *cells, *took]) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Words in, a JSON line per row into the file of results, the table of the whole file on stdout."""
+    words = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    torch.set_num_threads(words.threads)
+    rows = _read(words.out)
+    where = _environment(words.threads, sys.argv[1:] if argv is None else argv)
+    for case in _cases(words):
+        if any({key: row[key] for key in asdict(case)} == asdict(case) for row in rows):
+            continue
+        rows.append(where | run(case, words.work, words.data_root))
+        words.out.parent.mkdir(parents=True, exist_ok=True)
+        with words.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    sys.stdout.write(table(rows) + "\n")
+    return 0
+
+
+def _cases(words: argparse.Namespace) -> Iterator[Case]:
+    famae = {"width": words.famae_width, "steps": words.famae_steps, "history": words.famae_history}
+    methods = words.method or [each.value for each in Method]
+    for seed, data, method in product(range(words.seeds), words.data, methods):
+        yield Case(
+            data=data, method=method, seed=seed, until=words.until, users=words.users, preset=words.preset,
+            history=words.history, steps=words.steps, famae=famae,
+        )  # fmt: skip
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _environment(threads: int, command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m benchmarks.semantic_ids", *command]),
+        "commit": commit(ROOT),
+        "machine": f"{processor()}, {usable_cores()} cores",
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "threads": threads,
+        "versions": {
+            "python": platform.python_version(),
+            "oneranker": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    famae = FamaeSettings()
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.semantic_ids", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", action="append", required=True, help="data set or folder; repeat")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="where known data sets are prepared")
+    parser.add_argument(
+        "--method", action="append", choices=[each.value for each in Method], help="default: all; repeat"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="0, 1, ...")
+    parser.add_argument("--until", choices=("train", "valid"), default="valid", help="last split to learn from")
+    parser.add_argument("--users", type=int, help="of the test split, evenly spread (default: all)")
+    parser.add_argument("--preset", default="demo", help="architecture")
+    parser.add_argument("--history", type=int, default=256, help="tokens of history at most")
+    parser.add_argument("--steps", type=int, default=400, help="optimisation steps")
+    parser.add_argument("--famae-width", type=int, default=famae.width, help="of each field")
+    parser.add_argument("--famae-steps", type=int, default=famae.max_steps, help="most batches")
+    parser.add_argument("--famae-history", type=int, default=famae.history, help="items before the target")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--work", type=Path, required=True, help="folder for codes and checkpoints")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are added to")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
