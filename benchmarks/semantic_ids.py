@@ -38,12 +38,13 @@ from oneranker.semantic_ids.quality import prefix_counts, reconstruction_errors
 from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds
 from oneranker.semantic_ids.settings import IdSettings, Method
 from oneranker.train import train
+from oneranker.training.batches import BatchSettings
 from oneranker.training.fit import FitSettings
 from oneranker.training.preparation import read_prepared
 
 logger = logging.getLogger(__name__)
 RESULTS = Path(__file__).resolve().parent / "results" / "semantic-ids.jsonl"
-METRICS = ("hr@10", "ndcg@10")
+PARTS, METRICS = ("new_items", "all_items"), ("hr@10", "ndcg@10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,9 @@ class Case:
     users: int | None  # of the test split, evenly spread; None: all
     preset: str
     history: int  # S at most
+    windows: int  # histories in a batch
     steps: int
+    parts: list[str]  # new_items: what the user had before is left out; all_items
     famae: dict[str, int]  # width, steps and history of FAMAE; read by resid alone
 
 
@@ -67,8 +70,8 @@ def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
     config = replace(preset(case.preset), max_history=case.history)
     name = f"{dataset.schema.name}-{case.method}-{case.seed}"
     ids = _semantic_ids(case, dataset, config, work / "ids" / name)
-    settings = FitSettings(steps=case.steps, joint_steps=0, seed=case.seed)
-    checkpoint = work / "checkpoints" / f"{name}-{case.steps}"
+    settings = FitSettings(steps=case.steps, joint_steps=0, seed=case.seed, batch=BatchSettings(windows=case.windows))
+    checkpoint = work / "checkpoints" / f"{name}-{case.windows}x{case.steps}"
     record = train(
         case.data, checkpoint, config, settings,
         root=root, until=case.until, households=None, semantic_ids=work / "ids" / name,
@@ -82,7 +85,7 @@ def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
         "seconds": {key: round(value, 1) for key, value in ids.seconds.items()}
         | {"training": round(record["report"]["seconds"], 1)},
         "famae_metrics": None if ids.famae is None else asdict(ids.famae.evaluations[-1]),
-        **_measured(checkpoint, dataset, case.users),
+        **_measured(checkpoint, dataset, case),
     }
 
 
@@ -98,12 +101,13 @@ def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folder:
     return ids
 
 
-def _measured(checkpoint: Path, dataset: Dataset, users: int | None) -> dict[str, Any]:
+def _measured(checkpoint: Path, dataset: Dataset, case: Case) -> dict[str, Any]:
     model = weights.load(checkpoint)
     prepared = read_prepared(dataset, model.config, checkpoint)
-    requests = first_requests(prepared.streams, SPLITS["test"], chosen_users(prepared, users))
+    requests = first_requests(prepared.streams, SPLITS["test"], chosen_users(prepared, case.users))
     out: dict[str, Any] = {"requests": len(requests.request)}
-    for new_only, part in ((False, "all_items"), (True, "new_items")):
+    for part in case.parts:
+        new_only = part == "new_items"
         found = model_rankings(model, prepared.catalogue, prepared.streams, requests, new_only=new_only)
         row = metric_row("retriever", list(found["candidate_logp"]), requests, new_only)
         out[part] = {key: round(row[key], 5) for key in row if key.startswith(("hr@", "ndcg@"))}
@@ -118,15 +122,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["data"], row["method"]) == (data, method)]
-        cells = [
-            _spread([row[part][metric] for row in mine]) for part in ("new_items", "all_items") for metric in METRICS
-        ]
+        cells = [_spread([row[part][metric] for row in mine if part in row]) for part in PARTS for metric in METRICS]
         took = [f"{np.mean([row['seconds'][part] for row in mine]):.0f}" for part in ("embedding", "quantisation")]
         lines.append("| " + " | ".join([Path(data).name, method, str(len(mine)), *cells, *took]) + " |")
     return "\n".join(lines)
 
 
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     return f"{np.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
 
 
@@ -154,7 +158,8 @@ def _cases(words: argparse.Namespace) -> Iterator[Case]:
     for seed, data, method in product(range(words.seeds), words.data, methods):
         yield Case(
             data=data, method=method, seed=seed, until=words.until, users=words.users, preset=words.preset,
-            history=words.history, steps=words.steps, famae=famae,
+            history=words.history, windows=words.windows, steps=words.steps, parts=words.part or list(PARTS),
+            famae=famae,
         )  # fmt: skip
 
 
@@ -194,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--users", type=int, help="of the test split, evenly spread (default: all)")
     parser.add_argument("--preset", default="demo", help="architecture")
     parser.add_argument("--history", type=int, default=256, help="tokens of history at most")
+    parser.add_argument("--windows", type=int, default=16, help="histories in a batch")
+    parser.add_argument("--part", action="append", choices=PARTS, help="what is measured; repeat; none: both")
     parser.add_argument("--steps", type=int, default=400, help="optimisation steps")
     parser.add_argument("--famae-width", type=int, default=famae.width, help="of each field")
     parser.add_argument("--famae-steps", type=int, default=famae.max_steps, help="most batches")
