@@ -17,22 +17,22 @@ static_assert(std::endian::native == std::endian::little, "safetensors are littl
 
 constexpr std::size_t kMaxHeader = 100'000'000;
 
-struct DTypeRow {
+struct FileDType {
   std::string_view stored;
   std::string_view numpy;
   std::uint64_t bytes;
 };
 
-constexpr std::array kDTypes{
-    DTypeRow{"BOOL", "bool", 1},   DTypeRow{"U8", "uint8", 1},
-    DTypeRow{"I8", "int8", 1},     DTypeRow{"F8_E5M2", "float8_e5m2", 1},
-    DTypeRow{"I16", "int16", 2},   DTypeRow{"F8_E4M3", "float8_e4m3", 1},
-    DTypeRow{"U16", "uint16", 2},  DTypeRow{"F8_E8M0", "float8_e8m0", 1},
-    DTypeRow{"F16", "float16", 2}, DTypeRow{"BF16", "bfloat16", 2},
-    DTypeRow{"I32", "int32", 4},   DTypeRow{"U32", "uint32", 4},
-    DTypeRow{"F32", "float32", 4}, DTypeRow{"C64", "complex64", 8},
-    DTypeRow{"F64", "float64", 8}, DTypeRow{"I64", "int64", 8},
-    DTypeRow{"U64", "uint64", 8},
+constexpr std::array kFileDTypes{
+    FileDType{"BOOL", "bool", 1},   FileDType{"U8", "uint8", 1},
+    FileDType{"I8", "int8", 1},     FileDType{"F8_E5M2", "float8_e5m2", 1},
+    FileDType{"I16", "int16", 2},   FileDType{"F8_E4M3", "float8_e4m3", 1},
+    FileDType{"U16", "uint16", 2},  FileDType{"F8_E8M0", "float8_e8m0", 1},
+    FileDType{"F16", "float16", 2}, FileDType{"BF16", "bfloat16", 2},
+    FileDType{"I32", "int32", 4},   FileDType{"U32", "uint32", 4},
+    FileDType{"F32", "float32", 4}, FileDType{"C64", "complex64", 8},
+    FileDType{"F64", "float64", 8}, FileDType{"I64", "int64", 8},
+    FileDType{"U64", "uint64", 8},
 };
 
 template <typename... Parts>
@@ -70,10 +70,10 @@ StoredTensor TensorOf(const Json& entry, std::string_view name) {
   if (!entry.Is<Json::Object>()) Refuse("tensor '", CutAt(name, 60), "' is ", PythonText(entry));
   const Json& dtype = RowIn(entry, "dtype", name);
   const auto* stored = std::get_if<std::string>(&dtype.value);
-  const auto* const row = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const DTypeRow& known) {
+  const auto* const row = std::find_if(kFileDTypes.begin(), kFileDTypes.end(), [&](const FileDType& known) {
     return stored != nullptr && *stored == known.stored;
   });
-  if (row == kDTypes.end()) Refuse("tensor '", CutAt(name, 60), "' has the dtype ", PythonText(dtype));
+  if (row == kFileDTypes.end()) Refuse("tensor '", CutAt(name, 60), "' has the dtype ", PythonText(dtype));
   const Json& shape = RowIn(entry, "shape", name);
   const Json& offsets = RowIn(entry, "data_offsets", name);
   const auto* const sizes = std::get_if<Json::List>(&shape.value);

@@ -126,7 +126,7 @@ std::size_t BytesInUse() noexcept {
 /// The median of what a phase added. A leak adds to every phase; ONNX Runtime's pool, which grows when more threads
 /// than before are in its largest buffers at once, adds to one or two of them, and a swap that was under way takes it
 /// back.
-std::ptrdiff_t UsualGrowth(const std::vector<std::size_t>& bytes) {
+[[maybe_unused]] std::ptrdiff_t UsualGrowth(const std::vector<std::size_t>& bytes) {
   std::vector<std::ptrdiff_t> grown;
   for (std::size_t i = 1; i < bytes.size(); ++i) grown.push_back(static_cast<std::ptrdiff_t>(bytes[i] - bytes[i - 1]));
   std::nth_element(grown.begin(), grown.begin() + grown.size() / 2, grown.end());
