@@ -20,11 +20,14 @@ MAY_IMPORT = {  # of ours
     "benchmarks": {"benchmarks", "export", "oneranker", "runtime"},
 }
 MAY_INSTALL = {  # of others
-    "oneranker": {"torch", "numpy", "safetensors", "pandas", "pyarrow", "sklearn", "scipy", "tqdm"},
+    "oneranker": {"torch", "numpy", "safetensors", "pandas", "pyarrow", "sklearn", "scipy", "tqdm", "matplotlib"},
     "runtime": {"numpy", "safetensors", "onnxruntime"},
     "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda"},
 }
-NOT_FOR_SERVING = ("torch", "onnx", "onnxscript", "pandas", "pyarrow", "scipy", "sklearn", "tqdm", "export")
+NOT_FOR_SERVING = (
+    *("torch", "onnx", "onnxscript", "export"),
+    *("pandas", "pyarrow", "scipy", "sklearn", "tqdm", "matplotlib"),
+)
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "base"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
