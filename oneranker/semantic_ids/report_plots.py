@@ -59,9 +59,8 @@ def _error_by_depth(levels: Sequence[dict[str, Any]], embedding_error: float | N
     if embedding_error is not None:
         label = f"decoded, in the space of the embeddings: {embedding_error:.3f}"
         panel.plot(len(levels), embedding_error, marker="s", linestyle="none", label=label)
-    panel.margins(y=0.3)  # room for the legend
-    panel.set(xlabel="depth, codes", ylabel="squared error / variance", xticks=depth, ylim=(0, None))
-    panel.set_xlim(0.5, len(levels) + 0.5)
+    panel.set(xlabel="depth, codes", ylabel="squared error / variance", xticks=depth)
+    panel.set(xlim=(0.5, len(levels) + 0.5), ylim=(0, 1.4 * max(1, *errors)))  # room for the legend
     panel.legend(loc="upper right")
     return figure
 

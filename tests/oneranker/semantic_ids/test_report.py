@@ -106,6 +106,14 @@ def test_every_number_of_the_whole_is_that_of_a_slow_loop(ids: SemanticIds) -> N
         assert dict(sizes) == Counter(Counter(path[:depth] for path in paths).values())
 
 
+def test_codes_that_no_item_has_are_counted_as_unused() -> None:
+    found = report(fit(drawn(), IdSettings(codes=N + 8)))
+    for level, count in zip(found["levels"], found["code_counts"], strict=True):
+        assert level["codes"] == N + 8 == len(count)
+        assert level["utilisation"] == level["used"] / (N + 8) < 1
+        assert min(count[: level["used"]]) > max(count[level["used"] :]) == 0
+
+
 def test_the_error_of_decoded_codes_is_told_where_the_codebooks_see_no_embeddings(ids: SemanticIds) -> None:
     found = report(ids)["embedding_error"]
     if ids.settings.method is not Method.RQ_KMEANS_PLUS:
