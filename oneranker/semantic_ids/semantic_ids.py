@@ -216,15 +216,9 @@ def fit(
     else:
         quantiser = fit_gaoq(points, settings.gaoq(*points.shape))
     took = {"embedding": seconds, "quantisation": time.perf_counter() - start}
-    found = SemanticIds(
+    return SemanticIds(
         item_ids=names, embeddings=points, quantiser=quantiser, settings=settings, famae=famae, seconds=took
     )
-    if settings.codes is not None and max(found.widths) > settings.codes:
-        raise DataError(
-            f"semantic IDs: {settings.method.value} gave levels of {list(found.widths)} codes, expected at most "
-            f"{settings.codes} in each. Raise codes or levels, or give branching factors whose product is larger."
-        )
-    return found
 
 
 def _check_names(names: Sequence[str], rows: int) -> None:
