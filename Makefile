@@ -72,15 +72,14 @@ check-cpp: $(VENV)/.installed ## all that is checked of the C++ runtime
 	runtime/cpp/configure --level check $(CPP_INSTALL) $(CPP_FLAGS)
 	PYTHON=$(RUN) runtime/cpp/check
 
-# what `make check` takes of it; ASan, UBSan and fuzzing, which build it all again with Clang, are in check-cpp alone, and
-# `test` runs the Python tests that drive the C++ runtime
+# what `make check` takes of it: all but the Python tests that drive the C++ runtime, which `test` runs
 cpp-parts: $(VENV)/.installed
 	@if [ "$(CPP)" = off ]; then echo "check: C++ is left out, CPP=off"; \
 	elif ! command -v "$${CXX:-c++}" >/dev/null; then echo "check: C++ is left out, no compiler: apt-get install -y g++"; [ "$(CPP)" != require ]; \
 	elif ! said=$$(runtime/cpp/configure --level check $(CPP_INSTALL) $(CPP_FLAGS) 2>&1); then \
 	    echo "check: C++ is left out:" $$(grep 'is missing' <<<"$$said" | sed 's/^configure: //' | paste -sd';'); \
 	    [ "$(CPP)" != require ]; \
-	else PYTHON=$(RUN) runtime/cpp/check format release tidy thread; fi
+	else PYTHON=$(RUN) runtime/cpp/check format release tidy address thread fuzz; fi
 
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
 	$(GPU_PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_FLAGS)

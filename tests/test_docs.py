@@ -69,7 +69,7 @@ def test_a_command_of_the_docs_exists_with_the_flags_it_is_given(command: str) -
         assert [word for word in words[1:] if word.startswith("--") and f'{{"{word}", ' not in told] == []
         return
     assert words[:2] == ["python", "-m"], f"`{command}` is not checked by any test"
-    module = words[2] + (f" {words[3]}" if words[3:4] in (["prepare"], ["requests"]) else "")
+    module = " ".join(words[2:4] if words[3:] and words[3].isalpha() else words[2:3])
     told = help_of(module)
     assert [word for word in words[3:] if word.startswith("--") and word not in told] == []
     for option in ("preset", "stage"):

@@ -20,7 +20,6 @@ from oneranker.errors import DataError
 from oneranker.semantic_ids.famae import FamaeSettings
 from oneranker.semantic_ids.from_dataset import fit_from_dataset
 from oneranker.semantic_ids.gaoq import Indexing
-from oneranker.semantic_ids.report import write_report
 from oneranker.semantic_ids.semantic_ids import SemanticIds, fit
 from oneranker.semantic_ids.sequences import famae_columns
 from oneranker.semantic_ids.settings import DEFAULT_CODES, IdSettings, Method
@@ -143,6 +142,8 @@ def _assign(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
+    from oneranker.semantic_ids.report import write_report  # brings matplotlib
+
     ids = SemanticIds.load(arguments.ids)
     dataset = None if arguments.data is None else load_dataset(arguments.data, arguments.data_root)
     folder = arguments.ids.resolve()  # "." has no name

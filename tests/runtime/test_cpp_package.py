@@ -1,4 +1,4 @@
-"""The installed C++ package serves a project outside of the tree, which has neither ONNX Runtime's headers nor JSON."""
+"""The installed C++ package, shared and static, serves a project outside of the tree without ONNX Runtime's headers."""
 
 from __future__ import annotations
 
@@ -37,15 +37,45 @@ class Outside:
     source: Path
 
 
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
-    folder = tmp_path_factory.mktemp("outside")
+def built_outside(library: Path, folder: Path, *flags: str) -> Outside:
     prefix, build, source = folder / "prefix", folder / "build", folder / "project"
-    run("cmake", "--install", RELEASE, "--prefix", prefix)
+    run("cmake", "--install", library, "--prefix", prefix)
     shutil.copytree(ROOT / "examples" / "cpp", source)
-    run("cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", "-DONERANKER_SERVER=OFF")
+    run("cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", "-DONERANKER_SERVER=OFF", *flags)
     run("cmake", "--build", build)
     return Outside(prefix, build, source)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
+    return built_outside(RELEASE, tmp_path_factory.mktemp("outside"))
+
+
+@pytest.fixture(scope="module")
+def static_outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
+    """The same projects with `liboneranker.a`, which is built for them without optimization."""
+    folder = tmp_path_factory.mktemp("static")
+    flags = ["-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0"]
+    run("cmake", "-S", ROOT / "runtime" / "cpp", "-B", folder / "library", *onnxruntime_flags(), *flags)
+    run("cmake", "--build", folder / "library")
+    return built_outside(folder / "library", folder, f"-DONNXRUNTIME_LIBRARY={release_cache('ONNXRUNTIME_LIBRARY')}")
+
+
+@pytest.fixture(params=["outside", pytest.param("static_outside", marks=pytest.mark.slow)], ids=["shared", "static"])
+def either(request: pytest.FixtureRequest) -> Outside:
+    built: Outside = request.getfixturevalue(request.param)
+    return built
+
+
+def release_cache(name: str) -> str:
+    """What the release build was configured with."""
+    found = re.search(rf"^{name}:[A-Z]+=(.+)$", (RELEASE / "CMakeCache.txt").read_text(), re.M)
+    assert found
+    return found[1]
+
+
+def onnxruntime_flags() -> list[str]:
+    return [f"-D{name}={release_cache(name)}" for name in ("ONNXRUNTIME_LIBRARY", "ONNXRUNTIME_INCLUDE_DIR")]
 
 
 @pytest.fixture
@@ -57,11 +87,11 @@ def request_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("program", ["recommend_one_user", "recommend_c"])
 def test_a_project_outside_recommends_what_python_recommends(
-    outside: Outside, program: str, tiny_bundle: Path, request_file: Path
+    either: Outside, program: str, tiny_bundle: Path, request_file: Path
 ) -> None:
     with Pipeline.load(tiny_bundle, threads=1) as pipeline:
         expected = pipeline.recommend([REQUEST], 5)[0].items
-    lines = [line.split("  ", 2) for line in run(outside.build / program, tiny_bundle, request_file).splitlines()]
+    lines = [line.split("  ", 2) for line in run(either.build / program, tiny_bundle, request_file).splitlines()]
     assert [line[1] for line in lines] == [item.id for item in expected]
     assert [line[2] for line in lines] == [item.name for item in expected]
     assert [float(line[0]) for line in lines] == pytest.approx([item.score for item in expected], abs=1e-5, rel=1e-5)
@@ -92,14 +122,22 @@ def test_a_program_outside_says_what_is_wrong_with_a_bundle(
     assert subprocess.run([outside.build / program], capture_output=True, check=False).returncode == 2
 
 
-def test_the_install_tree_names_no_headers_of_others_and_no_folder_of_the_build(outside: Outside) -> None:
-    headers = sorted((outside.prefix / "include").rglob("*.h"))
+def test_the_install_tree_names_no_headers_of_others_and_no_folder_of_the_build(either: Outside) -> None:
+    headers = sorted((either.prefix / "include").rglob("*.h"))
     assert [path.name for path in headers] == ["export.h", "oneranker.h", "pipeline.h"]
     for path in headers:
         included = re.findall(r"^#include [<\"]([^>\"]+)", path.read_text(), re.M)
         assert not [name for name in included if "." in name and not name.startswith(("oneranker/", "std"))], path
-    for path in (outside.prefix / "lib").rglob("*.cmake"):
-        assert str(ROOT) not in path.read_text(), path
+    for path in (either.prefix / "lib").rglob("*.cmake"):
+        assert not [name for name in (ROOT, either.prefix.parent) if str(name) in path.read_text()], path
+
+
+@pytest.mark.slow
+def test_a_program_with_the_static_library_needs_no_other_file_of_ours(static_outside: Outside) -> None:
+    assert not list(static_outside.prefix.rglob("*.so*"))
+    needed = run("readelf", "-d", static_outside.build / "recommend_c")
+    assert "libonnxruntime" in needed
+    assert "liboneranker" not in needed
 
 
 def test_the_installed_version_is_that_of_the_project(outside: Outside, tmp_path: Path) -> None:
@@ -119,21 +157,16 @@ def test_the_installed_version_is_that_of_the_project(outside: Outside, tmp_path
 def test_the_installed_library_looks_beside_itself_first_and_then_where_it_was_linked_unless_told_otherwise(
     outside: Outside, tmp_path: Path
 ) -> None:
-    cache = (RELEASE / "CMakeCache.txt").read_text()
-    given = re.search(r"^ONNXRUNTIME_LIBRARY:FILEPATH=(.+)$", cache, re.M)
-    assert given
-    linked = str(Path(given[1]).parent)
+    linked = str(Path(release_cache("ONNXRUNTIME_LIBRARY")).parent)
     found = run_path(outside.prefix / "lib" / "liboneranker.so")
     assert found[0] == "$ORIGIN"
-    if re.search(r"^ONERANKER_INSTALL_LINK_RPATH:BOOL=ON$", cache, re.M):
+    if release_cache("ONERANKER_INSTALL_LINK_RPATH") == "ON":
         system = ("/lib", "/usr/lib")  # the loader looks there anyway
         assert found[1:] == ([] if linked.startswith(system) else [linked])
     else:
         assert found[1:] == []
-    words: list[str | Path] = ["-S", ROOT / "runtime" / "cpp", "-B", tmp_path, f"-DONNXRUNTIME_LIBRARY={given[1]}"]
-    headers = re.search(r"^ONNXRUNTIME_INCLUDE_DIR:PATH=(.+)$", cache, re.M)
-    assert headers
-    run("cmake", *words, f"-DONNXRUNTIME_INCLUDE_DIR={headers[1]}", "-DONERANKER_INSTALL_LINK_RPATH=OFF")
+    words = ["-S", ROOT / "runtime" / "cpp", "-B", tmp_path, *onnxruntime_flags()]
+    run("cmake", *words, "-DONERANKER_INSTALL_LINK_RPATH=OFF")
     script = (tmp_path / "cmake_install.cmake").read_text()
     assert set(re.findall(r'(?<=NEW_RPATH ")[^"]*', script)) == {"\\$ORIGIN"}
 

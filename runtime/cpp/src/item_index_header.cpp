@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 
 #include "error.h"
 #include "item_tables.h"
@@ -11,8 +10,6 @@
 
 namespace oneranker {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::int64_t kItemsSchema = 1;
 constexpr std::int64_t kMaxCount = (std::int64_t{1} << 31) - 2;  // rows and nodes are int32, and N+1 is a size
@@ -37,7 +34,7 @@ constexpr std::array kCounts{
   Fail(ErrorKind::kBundle, where, ": got ", why, ", expected a readable JSON header. ", kWriteAgain);
 }
 
-void CheckHeaderKeys(const json& raw, const std::string& where) {
+void CheckHeaderKeys(const Json& raw, const std::string& where) {
   std::vector<std::string> expected{"schema_version"};
   for (const TextField& field : kTexts) expected.emplace_back(field.name);
   for (const CountField& field : kCounts) expected.emplace_back(field.name);
@@ -62,26 +59,27 @@ ItemIndexHeader ReadItemIndexHeader(const std::filesystem::path& folder) {
 }
 
 ItemIndexHeader ItemIndexHeaderFromJson(std::string_view text, const std::string& where) {
-  json raw;
+  Json raw;
   try {
     raw = ParseJson(text);
   } catch (const Unreadable& problem) {
     NoHeader(where, problem.what());
   }
-  const json schema = !raw.is_object() ? json() : raw.value("schema_version", json());
+  const Json* const found = raw.Find("schema_version");
+  const Json schema = found == nullptr ? Json() : *found;
   if (WholeNumber(schema) != kItemsSchema) {
-    Fail(ErrorKind::kBundle, where, ": got schema ", raw.is_object() ? PythonText(schema) : PythonTypeName(raw),
+    Fail(ErrorKind::kBundle, where, ": got schema ", raw.Is<Json::Object>() ? PythonText(schema) : PythonTypeName(raw),
          ", expected schema ", kItemsSchema, ". Write the item index again or install the runtime of that release.");
   }
   CheckHeaderKeys(raw, where);
   ItemIndexHeader header;
   for (const TextField& field : kTexts) {
-    const json& value = raw[field.name];
-    if (!value.is_string()) {
+    const Json& value = raw[field.name];
+    if (!value.Is<std::string>()) {
       Fail(ErrorKind::kBundle, where, ": got ", field.name, "=", PythonText(value), ", expected a string. ",
            kWriteAgain);
     }
-    header.*field.member = value.get<std::string>();
+    header.*field.member = value.As<std::string>();
   }
   for (const CountField& field : kCounts) {
     const std::int64_t count = WholeNumber(raw[field.name]).value_or(0);

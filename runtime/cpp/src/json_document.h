@@ -2,31 +2,58 @@
 /// a stack bears.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json_fwd.hpp>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 namespace oneranker {
 
-/// Called for every key in the text's order; those of the outermost object have depth 1.
-using KeySeen = std::function<void(int depth, const std::string& key)>;
+/// One value of a parsed text. To free it takes no memory, so that it can be freed where there is none.
+struct Json {
+  using List = std::vector<Json>;
+  using Object = std::map<std::string, Json, std::less<>>;
+
+  template <typename Type>
+  [[nodiscard]] bool Is() const noexcept {
+    return std::holds_alternative<Type>(value);
+  }
+  template <typename Type>
+  [[nodiscard]] const Type& As() const {
+    return std::get<Type>(value);
+  }
+  [[nodiscard]] bool IsNull() const noexcept { return Is<std::monostate>(); }
+  [[nodiscard]] bool IsWhole() const noexcept { return Is<std::int64_t>() || Is<std::uint64_t>(); }
+  /// Of an object that has this key.
+  const Json& operator[](std::string_view key) const { return As<Object>().find(key)->second; }
+  /// nullptr if this is no object or has no such key.
+  [[nodiscard]] const Json* Find(std::string_view key) const noexcept;
+
+  /// An integer that leaves int64 is a uint64, one that leaves that a double.
+  std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, List, Object> value;
+  std::size_t place = 0;  // of an object's member: in the order of the text
+};
 
 /// Of a key given twice, the last counts. Throws Unreadable.
-nlohmann::json ParseJson(std::string_view text, const KeySeen& key_seen = nullptr);
+Json ParseJson(std::string_view text);
 
 /// The beginning of Python's repr of a value: "'23'", "True", "[]".
-std::string PythonText(const nlohmann::json& value);
+std::string PythonText(const Json& value);
 /// Python's name of the value's type: "list", "str", "NoneType".
-std::string_view PythonTypeName(const nlohmann::json& value) noexcept;
+std::string_view PythonTypeName(const Json& value) noexcept;
 
 /// Nothing if the value is no integer, is true or false, or does not fit.
-std::optional<std::int64_t> WholeNumber(const nlohmann::json& value) noexcept;
+std::optional<std::int64_t> WholeNumber(const Json& value) noexcept;
+
+/// Nothing if the value is no number.
+std::optional<double> RealNumber(const Json& value) noexcept;
 
 /// The keys of an object, sorted.
-std::vector<std::string> KeysOf(const nlohmann::json& object);
+std::vector<std::string> KeysOf(const Json& object);
 
 }  // namespace oneranker

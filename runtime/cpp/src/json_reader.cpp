@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "text.h"
+#include "utf8_check.h"
 
 namespace oneranker {
 namespace {

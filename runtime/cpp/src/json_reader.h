@@ -50,6 +50,8 @@ class JsonReader {
   }
   /// Refuse anything after the value.
   void End();
+  /// Bytes that were read.
+  [[nodiscard]] std::size_t at() const noexcept { return at_; }
 
  private:
   [[noreturn]] void Refuse(std::string_view what) const;

@@ -1,7 +1,6 @@
 #include "manifest.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "error.h"
 #include "json_document.h"
@@ -13,8 +12,6 @@
 
 namespace oneranker {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::array kManifestKeys{
     KeyRow{"created", "str"},
@@ -40,52 +37,32 @@ constexpr std::array kFileKeys{KeyRow{"file", "str"}, KeyRow{"sha256", "str"}};
   Fail(ErrorKind::kBundle, where, ": not a readable manifest (", why, "). Was the build interrupted? ", kRebuild, ".");
 }
 
-/// Remembers in which order the text names the stages, which the parsed object forgets.
-class StageOrder {
- public:
-  void Saw(int depth, const std::string& key) {
-    if (depth == 1) {
-      inside_ = key == "stages";
-      if (inside_) names_.clear();
-    } else if (depth == 2 && inside_ && names_.size() <= kStages.size() &&
-               std::find(names_.begin(), names_.end(), key) == names_.end()) {
-      names_.push_back(key);
-    }
-  }
-  [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
-
- private:
-  bool inside_ = false;
-  std::vector<std::string> names_;  // one more than there should be at most
-};
-
-void CheckSchema(const json& raw, const std::string& where) {
-  if (!raw.is_object()) {
+void CheckSchema(const Json& raw, const std::string& where) {
+  if (!raw.Is<Json::Object>()) {
     Fail(ErrorKind::kBundle, where, ": holds a ", PythonTypeName(raw), ", expected a JSON object. ", kRebuild, ".");
   }
-  const auto schema = raw.find("schema_version");
-  if (schema == raw.end() || WholeNumber(*schema) != kSchemaVersion) {
-    Fail(ErrorKind::kBundle, where, ": schema ", schema == raw.end() ? "None" : PythonText(*schema),
+  const Json* const schema = raw.Find("schema_version");
+  if (schema == nullptr || WholeNumber(*schema) != kSchemaVersion) {
+    Fail(ErrorKind::kBundle, where, ": schema ", schema == nullptr ? "None" : PythonText(*schema),
          ", this runtime reads schema ", kSchemaVersion, ". ", kRebuild, ", or install the runtime of that release.");
   }
 }
 
-FileEntry FileOf(const json& raw, const std::string& where) {
+FileEntry FileOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kFileKeys, where);
-  return {raw["file"].get<std::string>(), raw["sha256"].get<std::string>()};
+  return {raw["file"].As<std::string>(), raw["sha256"].As<std::string>()};
 }
 
-ItemsEntry ItemsOf(const json& raw, const std::string& where) {
+ItemsEntry ItemsOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kItemsKeys, where);
-  return {raw["folder"].get<std::string>(), raw["version"].get<std::string>(),
-          CountOf(raw["items"], where + ": items")};
+  return {raw["folder"].As<std::string>(), raw["version"].As<std::string>(), CountOf(raw["items"], where + ": items")};
 }
 
 // Letters of other alphabets are nobody's: no dim may name them.
-std::map<char, std::int64_t> LettersOf(const json& model, const std::string& where) {
+std::map<char, std::int64_t> LettersOf(const Json& model, const std::string& where) {
   std::map<char, std::int64_t> letters;
-  for (const auto& [key, value] : model.items()) {
-    if (!IsLetter(key) || !value.is_number_integer()) continue;
+  for (const auto& [key, value] : model.As<Json::Object>()) {
+    if (!IsLetter(key) || !value.IsWhole()) continue;
     const std::int64_t size = CountOf(value, Joined(where, ": model.", key));
     if (size > kMaxSize) {
       Fail(ErrorKind::kBundle, where, ": model.", key, " is ", size, ", expected at most ", kMaxSize, ". ", kRebuild,
@@ -96,9 +73,9 @@ std::map<char, std::int64_t> LettersOf(const json& model, const std::string& whe
   return letters;
 }
 
-std::optional<std::int64_t> VocabularyOf(const json& model, const std::string& where) {
-  const auto row = model.find("vocabulary");
-  if (row == model.end()) return std::nullopt;
+std::optional<std::int64_t> VocabularyOf(const Json& model, const std::string& where) {
+  const Json* const row = model.Find("vocabulary");
+  if (row == nullptr) return std::nullopt;
   return CountOf(*row, where + ": model.vocabulary");
 }
 
@@ -122,6 +99,23 @@ void CheckSizes(const Manifest& manifest, const std::string& where) {
   }
 }
 
+std::vector<StageEntry> StagesOf(const Json& raw, const std::string& where) {
+  std::vector<StageEntry> stages;
+  for (const auto& [name, row] : raw.As<Json::Object>()) {
+    stages.push_back(StageOf(row, Joined(where, ": stages.", CutAt(name, 60))));
+    stages.back().name = name;
+  }
+  std::sort(stages.begin(), stages.end(),
+            [&raw](const StageEntry& a, const StageEntry& b) { return raw[a.name].place < raw[b.name].place; });
+  std::vector<std::string> names;
+  for (const StageEntry& stage : stages) names.push_back(stage.name);
+  if (!std::equal(names.begin(), names.end(), kStages.begin(), kStages.end())) {
+    Fail(ErrorKind::kBundle, where, ": stages are ", ListText(names), ", expected ",
+         ListText(std::vector<std::string>(kStages.begin(), kStages.end())), ". ", kRebuild, ".");
+  }
+  return stages;
+}
+
 }  // namespace
 
 Manifest Manifest::Read(const std::filesystem::path& bundle) {
@@ -136,10 +130,9 @@ Manifest Manifest::Read(const std::filesystem::path& bundle) {
 }
 
 Manifest Manifest::FromJson(std::string_view text, const std::string& where) {
-  StageOrder order;
-  json raw;
+  Json raw;
   try {
-    raw = ParseJson(text, [&order](int depth, const std::string& key) { order.Saw(depth, key); });
+    raw = ParseJson(text);
   } catch (const Unreadable& problem) {
     NoManifest(where, problem.what());
   }
@@ -147,25 +140,12 @@ Manifest Manifest::FromJson(std::string_view text, const std::string& where) {
   CheckKeys(raw, kManifestKeys, where);
   CheckKeys(raw["weights"], kWeightsKeys, where + ": weights");
   Manifest manifest;
-  manifest.precision = raw["precision"].get<std::string>();
+  manifest.precision = raw["precision"].As<std::string>();
   manifest.items = ItemsOf(raw["items"], where + ": items");
   manifest.tokenizer = FileOf(raw["tokenizer"], where + ": tokenizer");
   manifest.masks = FileOf(raw["masks"], where + ": masks");
   manifest.profile = RangesOf(raw["profile"], where + ": profile");
-  const json& stages = raw["stages"];
-  for (const auto& [name, row] : stages.items()) {
-    StageEntry stage = StageOf(row, Joined(where, ": stages.", CutAt(name, 60)));
-    stage.name = name;
-    manifest.stages.push_back(std::move(stage));
-  }
-  const std::vector<std::string>& names = order.names();
-  if (!std::equal(names.begin(), names.end(), kStages.begin(), kStages.end())) {
-    Fail(ErrorKind::kBundle, where, ": stages are ", ListText(names), ", expected ",
-         ListText(std::vector<std::string>(kStages.begin(), kStages.end())), ". ", kRebuild, ".");
-  }
-  std::sort(manifest.stages.begin(), manifest.stages.end(), [](const StageEntry& a, const StageEntry& b) {
-    return std::find(kStages.begin(), kStages.end(), a.name) < std::find(kStages.begin(), kStages.end(), b.name);
-  });
+  manifest.stages = StagesOf(raw["stages"], where);
   for (const char letter : {'B', 'S', 'C'}) {
     if (!manifest.profile.contains(letter)) {
       Fail(ErrorKind::kBundle, where, ": profile has no ", letter, ", expected [min, opt, max]. ", kRebuild, ".");

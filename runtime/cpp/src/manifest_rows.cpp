@@ -1,16 +1,12 @@
 #include "manifest_rows.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "error.h"
-#include "json_document.h"
 #include "python_text.h"
 
 namespace oneranker {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::array kStageKeys{
     KeyRow{"file", "str"},
@@ -37,12 +33,12 @@ constexpr std::array kProfileKeys{KeyRow{"name", "str"}, KeyRow{"letters", "dict
 
 constexpr std::size_t kMaxDimText = 60;
 
-bool HasType(const json& value, std::string_view type) {
-  if (type == "str") return value.is_string() && value.get_ref<const std::string&>().find('\0') == std::string::npos;
-  if (type == "int") return value.is_number_integer();
-  if (type == "int | None") return value.is_number_integer() || value.is_null();
-  if (type == "PlanEntry | None") return value.is_object() || value.is_null();
-  return type.starts_with("tuple[") ? value.is_array() : value.is_object();
+bool HasType(const Json& value, std::string_view type) {
+  if (type == "str") return value.Is<std::string>() && value.As<std::string>().find('\0') == std::string::npos;
+  if (type == "int") return value.IsWhole();
+  if (type == "int | None") return value.IsWhole() || value.IsNull();
+  if (type == "PlanEntry | None") return value.Is<Json::Object>() || value.IsNull();
+  return type.starts_with("tuple[") ? value.Is<Json::List>() : value.Is<Json::Object>();
 }
 
 std::string Listed(std::span<const KeyRow> keys) {
@@ -51,11 +47,13 @@ std::string Listed(std::span<const KeyRow> keys) {
   return text;
 }
 
-SizeRange RangeOf(const json& raw, const std::string& where) {
-  const bool whole =
-      raw.is_array() && raw.size() == 3 && WholeNumber(raw[0]) && WholeNumber(raw[1]) && WholeNumber(raw[2]);
-  const SizeRange range =
-      whole ? SizeRange{*WholeNumber(raw[0]), *WholeNumber(raw[1]), *WholeNumber(raw[2])} : SizeRange{};
+SizeRange RangeOf(const Json& raw, const std::string& where) {
+  std::array<std::int64_t, 3> sizes{};
+  if (raw.Is<Json::List>() && raw.As<Json::List>().size() == sizes.size()) {
+    std::transform(raw.As<Json::List>().begin(), raw.As<Json::List>().end(), sizes.begin(),
+                   [](const Json& size) { return WholeNumber(size).value_or(0); });
+  }
+  const SizeRange range{sizes[0], sizes[1], sizes[2]};
   if (range.min < 1 || range.min > range.opt || range.opt > range.max) {
     Fail(ErrorKind::kBundle, where, " is ", PythonText(raw), ", expected [min, opt, max] with 1 <= min <= opt <= max. ",
          kRebuild, ".");
@@ -66,14 +64,15 @@ SizeRange RangeOf(const json& raw, const std::string& where) {
   return range;
 }
 
-Dim DimOf(const json& raw, const std::string& where) {
+Dim DimOf(const Json& raw, const std::string& where) {
   Dim dim;
-  if (const auto* text = raw.get_ptr<const std::string*>()) {
-    if (CutAt(*text, kMaxDimText).size() != text->size()) {
-      Fail(ErrorKind::kBundle, where, ": dim '", CutAt(*text, kMaxDimText), "…', expected a sum such as 'N+1'. ",
+  if (raw.Is<std::string>()) {
+    const auto& text = raw.As<std::string>();
+    if (CutAt(text, kMaxDimText).size() != text.size()) {
+      Fail(ErrorKind::kBundle, where, ": dim '", CutAt(text, kMaxDimText), "…', expected a sum such as 'N+1'. ",
            kRebuild, ".");
     }
-    dim = Dim::FromText(*text, where);
+    dim = Dim::FromText(text, where);
   } else {
     dim.constant = CountOf(raw, where + ": a dim");
   }
@@ -83,48 +82,50 @@ Dim DimOf(const json& raw, const std::string& where) {
   return dim;
 }
 
-TensorSpec TensorOf(const json& raw, const std::string& where) {
+TensorSpec TensorOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kTensorKeys, where);
-  const json& shape = raw["shape"];
-  const bool dims = std::all_of(shape.begin(), shape.end(),
-                                [](const json& dim) { return dim.is_number_integer() || dim.is_string(); });
+  const auto& shape = raw["shape"].As<Json::List>();
+  const bool dims =
+      std::all_of(shape.begin(), shape.end(), [](const Json& dim) { return dim.IsWhole() || dim.Is<std::string>(); });
   if (!dims) {
-    Fail(ErrorKind::kBundle, where, ": shape is ", PythonText(shape), ", expected numbers and letters. ", kRebuild,
-         ".");
+    Fail(ErrorKind::kBundle, where, ": shape is ", PythonText(raw["shape"]), ", expected numbers and letters. ",
+         kRebuild, ".");
   }
   if (shape.size() > kMaxRank) {
     Fail(ErrorKind::kBundle, where, ": shape has ", shape.size(), " dims, expected at most ", kMaxRank, ". ", kRebuild,
          ".");
   }
   TensorSpec spec;
-  spec.name = raw["name"].get<std::string>();
-  spec.dtype = DTypeFromName(CutAt(raw["dtype"].get_ref<const std::string&>(), 60), where);
-  for (const json& dim : shape) spec.shape.push_back(DimOf(dim, where));
+  spec.name = raw["name"].As<std::string>();
+  spec.dtype = DTypeFromName(CutAt(raw["dtype"].As<std::string>(), 60), where);
+  for (const Json& dim : shape) spec.shape.push_back(DimOf(dim, where));
   return spec;
 }
 
-ProfileEntry ProfileOf(const json& raw, const std::string& where) {
+ProfileEntry ProfileOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kProfileKeys, where);
-  return {raw["name"].get<std::string>(), RangesOf(raw["letters"], where + ".letters")};
+  return {raw["name"].As<std::string>(), RangesOf(raw["letters"], where + ".letters")};
 }
 
-std::string CapabilityOf(const json& raw, const std::string& where) {
-  if (raw.is_string()) return raw.get<std::string>();
-  if (raw.is_number()) return raw.dump();
+std::string CapabilityOf(const Json& raw, const std::string& where) {
+  if (raw.Is<std::string>()) return raw.As<std::string>();
+  if (RealNumber(raw)) return PythonText(raw);
   Fail(ErrorKind::kBundle, where, ".compute_capabilities has ", PythonText(raw), ", expected texts such as '8.9'. ",
        kRebuild, ".");
 }
 
-PlanEntry PlanOf(const json& raw, const std::string& where) {
+PlanEntry PlanOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kPlanKeys, where);
   PlanEntry plan;
-  plan.file = raw["file"].get<std::string>();
-  plan.sha256 = raw["sha256"].get<std::string>();
+  plan.file = raw["file"].As<std::string>();
+  plan.sha256 = raw["sha256"].As<std::string>();
   plan.bytes = CountOf(raw["bytes"], where + ".bytes");
-  plan.engine = raw["engine"].get<std::string>();
-  plan.version = raw["version"].get<std::string>();
-  for (const json& row : raw["compute_capabilities"]) plan.compute_capabilities.push_back(CapabilityOf(row, where));
-  for (const json& row : raw["profiles"]) {
+  plan.engine = raw["engine"].As<std::string>();
+  plan.version = raw["version"].As<std::string>();
+  for (const Json& row : raw["compute_capabilities"].As<Json::List>()) {
+    plan.compute_capabilities.push_back(CapabilityOf(row, where));
+  }
+  for (const Json& row : raw["profiles"].As<Json::List>()) {
     plan.profiles.push_back(ProfileOf(row, Joined(where, ".profiles[", plan.profiles.size(), "]")));
   }
   if (plan.profiles.empty()) {
@@ -135,26 +136,26 @@ PlanEntry PlanOf(const json& raw, const std::string& where) {
 
 }  // namespace
 
-void CheckKeys(const json& raw, std::span<const KeyRow> keys, const std::string& where) {
-  if (!raw.is_object()) {
+void CheckKeys(const Json& raw, std::span<const KeyRow> keys, const std::string& where) {
+  if (!raw.Is<Json::Object>()) {
     Fail(ErrorKind::kBundle, where, ": holds ", PythonTypeName(raw), ", expected an object. ", kRebuild, ".");
   }
-  for (const auto& row : raw.items()) {
-    if (std::none_of(keys.begin(), keys.end(), [&row](const KeyRow& key) { return key.name == row.key(); })) {
-      Fail(ErrorKind::kBundle, where, ": unknown key '", CutAt(row.key(), 60), "', expected ", Listed(keys), ". ",
-           kRebuild, ".");
+  for (const auto& [name, value] : raw.As<Json::Object>()) {
+    if (std::none_of(keys.begin(), keys.end(), [&name = name](const KeyRow& key) { return key.name == name; })) {
+      Fail(ErrorKind::kBundle, where, ": unknown key '", CutAt(name, 60), "', expected ", Listed(keys), ". ", kRebuild,
+           ".");
     }
   }
   std::string_view missing;
   for (const KeyRow& key : keys) {
-    if (!raw.contains(key.name) && (missing.empty() || key.name < missing)) missing = key.name;
+    if (raw.Find(key.name) == nullptr && (missing.empty() || key.name < missing)) missing = key.name;
   }
   if (!missing.empty()) {
     Fail(ErrorKind::kBundle, where, ": key '", missing, "' is missing, got ", NamesText(KeysOf(raw)), ". ", kRebuild,
          ".");
   }
   for (const KeyRow& key : keys) {
-    const json& value = raw[std::string(key.name)];
+    const Json& value = raw[key.name];
     if (!HasType(value, key.type)) {
       Fail(ErrorKind::kBundle, where, ": '", key.name, "' is ", PythonText(value), ", expected ", key.type, ". ",
            kRebuild, ".");
@@ -162,7 +163,7 @@ void CheckKeys(const json& raw, std::span<const KeyRow> keys, const std::string&
   }
 }
 
-std::int64_t CountOf(const json& raw, const std::string& where) {
+std::int64_t CountOf(const Json& raw, const std::string& where) {
   const std::optional<std::int64_t> number = WholeNumber(raw);
   if (!number || *number < 0) {
     Fail(ErrorKind::kBundle, where, " is ", PythonText(raw), ", expected a whole number of at least 0. ", kRebuild,
@@ -171,9 +172,9 @@ std::int64_t CountOf(const json& raw, const std::string& where) {
   return *number;
 }
 
-std::map<char, SizeRange> RangesOf(const json& raw, const std::string& where) {
+std::map<char, SizeRange> RangesOf(const Json& raw, const std::string& where) {
   std::map<char, SizeRange> ranges;
-  for (const auto& [letter, row] : raw.items()) {
+  for (const auto& [letter, row] : raw.As<Json::Object>()) {
     if (!IsLetter(letter)) {
       Fail(ErrorKind::kBundle, where, " has '", CutAt(letter, 60), "', expected one of A .. Z. ", kRebuild, ".");
     }
@@ -182,19 +183,19 @@ std::map<char, SizeRange> RangesOf(const json& raw, const std::string& where) {
   return ranges;
 }
 
-StageEntry StageOf(const json& raw, const std::string& where) {
+StageEntry StageOf(const Json& raw, const std::string& where) {
   CheckKeys(raw, kStageKeys, where);
   StageEntry stage;
-  stage.file = raw["file"].get<std::string>();
-  stage.sha256 = raw["sha256"].get<std::string>();
+  stage.file = raw["file"].As<std::string>();
+  stage.sha256 = raw["sha256"].As<std::string>();
   stage.bytes = CountOf(raw["bytes"], where + ".bytes");
-  for (const json& row : raw["inputs"]) {
+  for (const Json& row : raw["inputs"].As<Json::List>()) {
     stage.inputs.push_back(TensorOf(row, Joined(where, ".inputs[", stage.inputs.size(), "]")));
   }
-  for (const json& row : raw["outputs"]) {
+  for (const Json& row : raw["outputs"].As<Json::List>()) {
     stage.outputs.push_back(TensorOf(row, Joined(where, ".outputs[", stage.outputs.size(), "]")));
   }
-  if (!raw["plan"].is_null()) stage.plan = PlanOf(raw["plan"], where + ".plan");
+  if (!raw["plan"].IsNull()) stage.plan = PlanOf(raw["plan"], where + ".plan");
   return stage;
 }
 

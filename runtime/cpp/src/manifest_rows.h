@@ -4,11 +4,11 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "json_document.h"
 #include "manifest.h"
 
 namespace oneranker {
@@ -22,12 +22,12 @@ struct KeyRow {
 };
 
 /// Exactly these keys, each of its JSON type.
-void CheckKeys(const nlohmann::json& raw, std::span<const KeyRow> keys, const std::string& where);
+void CheckKeys(const Json& raw, std::span<const KeyRow> keys, const std::string& where);
 /// An integer of at least 0 that fits 64 bits.
-std::int64_t CountOf(const nlohmann::json& raw, const std::string& where);
+std::int64_t CountOf(const Json& raw, const std::string& where);
 /// Letter -> [min, opt, max].
-std::map<char, SizeRange> RangesOf(const nlohmann::json& raw, const std::string& where);
-StageEntry StageOf(const nlohmann::json& raw, const std::string& where);
+std::map<char, SizeRange> RangesOf(const Json& raw, const std::string& where);
+StageEntry StageOf(const Json& raw, const std::string& where);
 /// One of A..Z.
 bool IsLetter(std::string_view text) noexcept;
 /// With every letter at its largest, elements and bytes can be counted in 64 bits. Shapes: largest [26], A first

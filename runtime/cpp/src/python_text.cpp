@@ -1,6 +1,7 @@
 #include "python_text.h"
 
 #include "error.h"
+#include "utf8_check.h"
 
 namespace oneranker {
 namespace {
@@ -22,7 +23,7 @@ std::string NamesText(std::span<const std::string> names, std::string_view quote
 std::string_view CutAt(std::string_view text, std::size_t bytes) noexcept {
   text = text.substr(0, text.find('\0'));
   if (text.size() <= bytes) return text;
-  while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xC0U) == 0x80U) --bytes;
+  while (bytes > 0 && ContinuesCharacter(static_cast<std::uint8_t>(text[bytes]))) --bytes;
   return text.substr(0, bytes);
 }
 

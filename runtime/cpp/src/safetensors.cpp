@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "error.h"
@@ -14,28 +13,26 @@
 namespace oneranker {
 namespace {
 
-using nlohmann::json;
-
 static_assert(std::endian::native == std::endian::little, "safetensors are little-endian and viewed in place");
 
 constexpr std::size_t kMaxHeader = 100'000'000;
 
-struct DTypeRow {
+struct FileDType {
   std::string_view stored;
   std::string_view numpy;
   std::uint64_t bytes;
 };
 
-constexpr std::array kDTypes{
-    DTypeRow{"BOOL", "bool", 1},   DTypeRow{"U8", "uint8", 1},
-    DTypeRow{"I8", "int8", 1},     DTypeRow{"F8_E5M2", "float8_e5m2", 1},
-    DTypeRow{"I16", "int16", 2},   DTypeRow{"F8_E4M3", "float8_e4m3", 1},
-    DTypeRow{"U16", "uint16", 2},  DTypeRow{"F8_E8M0", "float8_e8m0", 1},
-    DTypeRow{"F16", "float16", 2}, DTypeRow{"BF16", "bfloat16", 2},
-    DTypeRow{"I32", "int32", 4},   DTypeRow{"U32", "uint32", 4},
-    DTypeRow{"F32", "float32", 4}, DTypeRow{"C64", "complex64", 8},
-    DTypeRow{"F64", "float64", 8}, DTypeRow{"I64", "int64", 8},
-    DTypeRow{"U64", "uint64", 8},
+constexpr std::array kFileDTypes{
+    FileDType{"BOOL", "bool", 1},   FileDType{"U8", "uint8", 1},
+    FileDType{"I8", "int8", 1},     FileDType{"F8_E5M2", "float8_e5m2", 1},
+    FileDType{"I16", "int16", 2},   FileDType{"F8_E4M3", "float8_e4m3", 1},
+    FileDType{"U16", "uint16", 2},  FileDType{"F8_E8M0", "float8_e8m0", 1},
+    FileDType{"F16", "float16", 2}, FileDType{"BF16", "bfloat16", 2},
+    FileDType{"I32", "int32", 4},   FileDType{"U32", "uint32", 4},
+    FileDType{"F32", "float32", 4}, FileDType{"C64", "complex64", 8},
+    FileDType{"F64", "float64", 8}, FileDType{"I64", "int64", 8},
+    FileDType{"U64", "uint64", 8},
 };
 
 template <typename... Parts>
@@ -43,15 +40,15 @@ template <typename... Parts>
   throw Unreadable(Joined("a wrong safetensors header: ", parts...));
 }
 
-std::int64_t SizeIn(const json& value, std::string_view name) {
+std::int64_t SizeIn(const Json& value, std::string_view name) {
   const std::optional<std::int64_t> number = WholeNumber(value);
   if (!number || *number < 0) Refuse("tensor '", CutAt(name, 60), "' has the size ", PythonText(value));
   return *number;
 }
 
-const json& RowIn(const json& entry, const char* key, std::string_view name) {
-  const auto found = entry.find(key);
-  if (found == entry.end()) Refuse("tensor '", CutAt(name, 60), "' has no ", key);
+const Json& RowIn(const Json& entry, const char* key, std::string_view name) {
+  const Json* const found = entry.Find(key);
+  if (found == nullptr) Refuse("tensor '", CutAt(name, 60), "' has no ", key);
   return *found;
 }
 
@@ -69,23 +66,25 @@ std::uint64_t BytesOf(const std::vector<std::int64_t>& shape, std::uint64_t byte
 }
 
 /// `begin` counts from the start of the data.
-StoredTensor TensorOf(const json& entry, std::string_view name) {
-  if (!entry.is_object()) Refuse("tensor '", CutAt(name, 60), "' is ", PythonText(entry));
-  const json& dtype = RowIn(entry, "dtype", name);
-  const auto* stored = dtype.get_ptr<const std::string*>();
-  const auto* const row = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const DTypeRow& known) {
+StoredTensor TensorOf(const Json& entry, std::string_view name) {
+  if (!entry.Is<Json::Object>()) Refuse("tensor '", CutAt(name, 60), "' is ", PythonText(entry));
+  const Json& dtype = RowIn(entry, "dtype", name);
+  const auto* stored = std::get_if<std::string>(&dtype.value);
+  const auto* const row = std::find_if(kFileDTypes.begin(), kFileDTypes.end(), [&](const FileDType& known) {
     return stored != nullptr && *stored == known.stored;
   });
-  if (row == kDTypes.end()) Refuse("tensor '", CutAt(name, 60), "' has the dtype ", PythonText(dtype));
-  const json& shape = RowIn(entry, "shape", name);
-  const json& offsets = RowIn(entry, "data_offsets", name);
-  if (!shape.is_array() || !offsets.is_array() || offsets.size() != 2) {
+  if (row == kFileDTypes.end()) Refuse("tensor '", CutAt(name, 60), "' has the dtype ", PythonText(dtype));
+  const Json& shape = RowIn(entry, "shape", name);
+  const Json& offsets = RowIn(entry, "data_offsets", name);
+  const auto* const sizes = std::get_if<Json::List>(&shape.value);
+  const auto* const ends = std::get_if<Json::List>(&offsets.value);
+  if (sizes == nullptr || ends == nullptr || ends->size() != 2) {
     Refuse("tensor '", CutAt(name, 60), "' has the shape ", PythonText(shape), " at ", PythonText(offsets));
   }
   StoredTensor tensor{row->numpy, {}, 0, 0};
-  for (const json& size : shape) tensor.shape.push_back(SizeIn(size, name));
-  const std::int64_t begin = SizeIn(offsets[0], name);
-  const std::int64_t end = SizeIn(offsets[1], name);
+  for (const Json& size : *sizes) tensor.shape.push_back(SizeIn(size, name));
+  const std::int64_t begin = SizeIn(ends->front(), name);
+  const std::int64_t end = SizeIn(ends->back(), name);
   if (end < begin || static_cast<std::uint64_t>(end - begin) != BytesOf(tensor.shape, row->bytes, name)) {
     Refuse("tensor '", CutAt(name, 60), "', ", row->numpy, " ", ListText(tensor.shape), ", lies at ", begin, " .. ",
            end);
@@ -95,10 +94,11 @@ StoredTensor TensorOf(const json& entry, std::string_view name) {
   return tensor;
 }
 
-void CheckMetadata(const json& entry) {
-  const bool texts =
-      entry.is_object() && std::all_of(entry.begin(), entry.end(), [](const json& row) { return row.is_string(); });
-  if (!texts) Refuse("__metadata__ is ", PythonText(entry), ", expected texts by name");
+void CheckMetadata(const Json& entry) {
+  const auto* const rows = std::get_if<Json::Object>(&entry.value);
+  const auto is_text = [](const auto& row) { return row.second.template Is<std::string>(); };
+  if (rows == nullptr || !std::all_of(rows->begin(), rows->end(), is_text))
+    Refuse("__metadata__ is ", PythonText(entry), ", expected texts by name");
 }
 
 void CheckTiling(const StoredTensors& tensors, std::size_t data_bytes) {
@@ -126,9 +126,9 @@ StoredTensors ReadSafetensors(std::span<const std::byte> file) {
   const std::span<const std::byte> header = file.subspan(8, static_cast<std::size_t>(header_bytes));
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
   if (!text.starts_with('{')) Refuse("it does not begin with '{'");
-  const json entries = ParseJson(text);
+  const Json entries = ParseJson(text);
   StoredTensors tensors;
-  for (const auto& [name, entry] : entries.items()) {
+  for (const auto& [name, entry] : entries.As<Json::Object>()) {
     if (name == "__metadata__") {
       CheckMetadata(entry);
     } else {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "utf8_check.h"
 
 namespace oneranker {
 namespace {
@@ -169,28 +170,11 @@ std::optional<double> NumberFrom(std::string_view text) {
   return negative ? -value : value;
 }
 
-std::size_t Utf8Length(std::string_view text) noexcept {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const auto follows = [&](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
-  const unsigned first = byte(0);
-  if (text.empty()) return 0;
-  if (first < 0x80) return 1;
-  if (first < 0xC2 || first > 0xF4 || !follows(1)) return 0;
-  if (first < 0xE0) return 2;
-  if (!follows(2)) return 0;
-  const unsigned second = byte(1);
-  if (first < 0xF0) {  // neither longer than it need be, nor half of a surrogate pair
-    return (first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ? 0 : 3;
-  }
-  if (!follows(3) || (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F)) return 0;
-  return 4;
-}
-
 std::string Quoted(std::string_view text) {
   constexpr std::size_t kLongest = 60;
   if (text.size() <= kLongest) return Joined("'", text, "'");
   std::size_t end = kLongest;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+  while (end > 0 && ContinuesCharacter(static_cast<std::uint8_t>(text[end]))) --end;
   return Joined("'", text.substr(0, end), "…'");
 }
 

@@ -34,9 +34,6 @@ std::optional<double> NumberFrom(std::string_view text);
 /// The same for text that is known to be a decimal number: digits, a point, an exponent.
 double DecimalFrom(std::string_view digits) noexcept;
 
-/// Bytes of the UTF-8 character that `text` begins with; 0 if it is none.
-std::size_t Utf8Length(std::string_view text) noexcept;
-
 /// 'text' for an error, cut after some 60 bytes at a whole character.
 std::string Quoted(std::string_view text);
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <variant>
 
 #include "error.h"
@@ -12,21 +13,19 @@
 namespace oneranker {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr std::int32_t kUnknown = 1;  // local row of a value that is missing or was not there when the field was fitted
 
 }  // namespace
 
 Field Field::FromJson(const Json& raw, const std::string& where) {
-  if (!raw.is_object()) {
-    Fail(ErrorKind::kBundle, where, ": got ", TypeName(raw), ", expected an object. Fit the tokenizer again.");
+  if (!raw.Is<Json::Object>()) {
+    Fail(ErrorKind::kBundle, where, ": got ", PythonTypeName(raw), ", expected an object. Fit the tokenizer again.");
   }
-  const auto found = raw.find("type");
-  const std::string type = found != raw.end() && found->is_string() ? found->get<std::string>() : "";
+  const Json* const found = raw.Find("type");
+  const std::string type = found != nullptr && found->Is<std::string>() ? found->As<std::string>() : "";
   std::vector<std::string> keys{"name", "type", type == "number" ? "edges" : "values"};
   if (type == "list") keys.emplace_back("slots");
-  CheckKeys(raw, keys, Joined(where, ": a field of type ", Quoted(type)));
+  CheckKeys(raw, std::move(keys), Joined(where, ": a field of type ", Quoted(type)));
 
   Field field;
   field.name_ = TextIn(raw, "name", where);
@@ -54,29 +53,30 @@ Field::Type Field::TypeFrom(const std::string& type, const std::string& name) {
 
 void Field::ReadEdges(const Json& raw, const std::string& where) {
   for (const Json& edge : ListIn(raw, "edges", where)) {
-    if (!edge.is_number()) {
-      Fail(ErrorKind::kBundle, where, ": edges is ", Shown(edge), ", expected int or float. Fit the tokenizer again.");
+    const std::optional<double> number = RealNumber(edge);
+    if (!number) {
+      Fail(ErrorKind::kBundle, where, ": edges is ", PythonText(edge),
+           ", expected int or float. Fit the tokenizer again.");
     }
-    const double value = edge.get<double>();
-    if (!std::isfinite(value) || (!edges_.empty() && !(edges_.back() < value))) {
-      Fail(ErrorKind::kBundle, "field '", name_, "': edge ", edges_.size(), " is ", Shown(edge),
+    if (!std::isfinite(*number) || (!edges_.empty() && !(edges_.back() < *number))) {
+      Fail(ErrorKind::kBundle, "field '", name_, "': edge ", edges_.size(), " is ", PythonText(edge),
            ", expected finite rising numbers. Fit the tokenizer again.");
     }
-    edges_.push_back(value);
+    edges_.push_back(*number);
   }
 }
 
 void Field::ReadValues(const Json& raw, const std::string& where) {
-  const Json& values = ListIn(raw, "values", where);
+  const auto& values = ListIn(raw, "values", where);
   row_of_.reserve(values.size());
   std::int32_t row = kUnknown;
   for (const Json& value : values) {
-    if (!value.is_string()) {
-      Fail(ErrorKind::kBundle, where, ": values is ", Shown(value), ", expected str. Fit the tokenizer again.");
+    if (!value.Is<std::string>()) {
+      Fail(ErrorKind::kBundle, where, ": values is ", PythonText(value), ", expected str. Fit the tokenizer again.");
     }
-    const auto& text = value.get_ref<const std::string&>();
+    const auto& text = value.As<std::string>();
     if (text.empty() || row == std::numeric_limits<std::int32_t>::max() || !row_of_.emplace(text, ++row).second) {
-      Fail(ErrorKind::kBundle, "field '", name_, "': value ", Shown(value),
+      Fail(ErrorKind::kBundle, "field '", name_, "': value ", PythonText(value),
            " is empty or there twice, expected distinct non-empty values. Fit the tokenizer again.");
     }
   }

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "json_document.h"
 #include "oneranker/pipeline.h"
 #include "text.h"
 
@@ -24,7 +24,7 @@ struct Given {
 class Field {
  public:
   /// Throws Error(kBundle).
-  static Field FromJson(const nlohmann::json& raw, const std::string& where);
+  static Field FromJson(const Json& raw, const std::string& where);
 
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] std::int64_t slots() const noexcept { return slots_; }
@@ -42,8 +42,8 @@ class Field {
   enum class Type : std::uint8_t { kCategory, kNumber, kList };
 
   static Type TypeFrom(const std::string& type, const std::string& name);
-  void ReadEdges(const nlohmann::json& raw, const std::string& where);
-  void ReadValues(const nlohmann::json& raw, const std::string& where);
+  void ReadEdges(const Json& raw, const std::string& where);
+  void ReadValues(const Json& raw, const std::string& where);
   [[nodiscard]] std::int32_t RowOf(std::string_view text) const noexcept;
   [[nodiscard]] std::int32_t RowOf(double number) const noexcept;
   [[nodiscard]] double NumberOf(const Given& given) const;

@@ -5,11 +5,10 @@
 
 #include "error.h"
 #include "tokenizer_json.h"
+#include "unreadable.h"
 
 namespace oneranker {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr std::int64_t kSchema = 1;
 constexpr std::int64_t kMaxRows = (std::int64_t{1} << 31) - 1;  // rows of the table are int32
@@ -17,12 +16,9 @@ constexpr std::int64_t kMaxFields = 1 << 16;                    // of one token
 constexpr std::array<std::int64_t, 3> kTimeRows{24, 7, 33};     // gap: "first", then 32 buckets of log2 seconds
 
 Json Parse(std::string_view text, const std::string& where) try {
-  return Json::parse(text);
-} catch (const Json::parse_error& error) {
-  Fail(ErrorKind::kBundle, where, ": not JSON (at byte ", error.byte,
-       "), expected a tokenizer. Build the bundle again.");
-} catch (const Json::exception&) {
-  Fail(ErrorKind::kBundle, where, ": not JSON (a number is too large), expected a tokenizer. Build the bundle again.");
+  return ParseJson(text);
+} catch (const Unreadable& problem) {
+  Fail(ErrorKind::kBundle, where, ": not JSON (", problem.what(), "), expected a tokenizer. Build the bundle again.");
 }
 
 std::vector<Field> FieldsIn(const Json& raw, const char* section, const std::string& where) {
@@ -42,12 +38,13 @@ std::vector<Field> FieldsIn(const Json& raw, const char* section, const std::str
 
 ByName<bool> ActionsIn(const Json& raw, const std::string& where) {
   ByName<bool> actions;
-  for (const auto& [action, kind] : ObjectIn(raw, "actions", where).items()) {
-    if (kind != "item" && kind != "content") {
-      Fail(ErrorKind::kBundle, where, ": actions [", Quoted(action), ": ", Shown(kind),
+  for (const auto& [action, kind] : ObjectIn(raw, "actions", where)) {
+    const auto* const name = std::get_if<std::string>(&kind.value);
+    if (name == nullptr || (*name != "item" && *name != "content")) {
+      Fail(ErrorKind::kBundle, where, ": actions [", Quoted(action), ": ", PythonText(kind),
            "], expected one of ('item', 'content') for each. Correct the schema.");
     }
-    actions.emplace(action, kind == "content");
+    actions.emplace(action, *name == "content");
   }
   return actions;
 }
@@ -63,17 +60,18 @@ std::int64_t WidthOf(const std::vector<Field>& fields) {
 
 TokenLayout TokenLayout::FromJson(std::string_view text, const std::string& where) {
   const Json raw = Parse(text, where);
-  const auto schema = raw.is_object() ? raw.find("schema_version") : raw.end();
-  if (!raw.is_object() || schema == raw.end() || *schema != kSchema) {
+  const Json* const schema = raw.Find("schema_version");
+  if (schema == nullptr || WholeNumber(*schema) != kSchema) {
     Fail(ErrorKind::kBundle, where, ": schema ",
-         !raw.is_object()      ? TypeName(raw)
-         : schema == raw.end() ? "None"
-                               : Shown(*schema),
+         !raw.Is<Json::Object>() ? PythonTypeName(raw)
+         : schema == nullptr     ? "None"
+                                 : PythonText(*schema),
          ", this release reads schema ", kSchema, ". Build the bundle again, or install the release that wrote it.");
   }
-  const std::vector<std::string> keys{"actions", "codes",          "content",    "context",   "event",
-                                      "levels",  "schema_version", "uses_group", "uses_time", "user"};
-  CheckKeys(raw, keys, where);
+  CheckKeys(raw,
+            {"actions", "codes", "content", "context", "event", "levels", "schema_version", "uses_group", "uses_time",
+             "user"},
+            where);
   TokenLayout layout;
   layout.levels = WholeIn(raw, "levels", where);
   layout.codes = WholeIn(raw, "codes", where);

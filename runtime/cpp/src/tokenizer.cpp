@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <bit>
-#include <fstream>
 #include <span>
-#include <sstream>
 #include <utility>
 #include <vector>
 
 #include "error.h"
+#include "mapped_file.h"
 #include "token_groups.h"
 #include "token_layout.h"
 #include "token_request.h"
+#include "unreadable.h"
 
 namespace oneranker {
 namespace {
@@ -189,12 +189,14 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::Read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    Fail(ErrorKind::kBundle, path, ": cannot be read, expected a tokenizer. Was it copied whole?");
+  std::string text;
+  try {
+    text = ReadWhole(path);
+  } catch (const Unreadable& problem) {
+    Fail(ErrorKind::kBundle, path, ": cannot be read (", problem.what(),
+         "), expected a tokenizer. Was it copied whole?");
   }
-  return FromJson(text.str(), path.string());
+  return FromJson(text, path.string());
 }
 
 Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& where) {

@@ -1,102 +1,62 @@
 #include "tokenizer_json.h"
 
 #include <algorithm>
-#include <limits>
-#include <vector>
+#include <iterator>
 
 #include "error.h"
-#include "text.h"
+#include "python_text.h"
 
 namespace oneranker {
 namespace {
 
-using Json = nlohmann::json;
-
 [[noreturn]] void Refuse(const Json& value, const char* key, const char* expected, const std::string& where) {
-  Fail(ErrorKind::kBundle, where, ": ", key, " is ", Shown(value), ", expected ", expected,
+  Fail(ErrorKind::kBundle, where, ": ", key, " is ", PythonText(value), ", expected ", expected,
        ". Fit the tokenizer again.");
-}
-
-std::string ListOf(std::vector<std::string> texts) {
-  std::sort(texts.begin(), texts.end());
-  std::string list = "[";
-  for (const std::string& text : texts) list += Joined(list.size() > 1 ? ", " : "", Quoted(text));
-  return list + "]";
 }
 
 }  // namespace
 
-std::string TypeName(const Json& value) {
-  switch (value.type()) {
-    case Json::value_t::null:
-      return "NoneType";
-    case Json::value_t::boolean:
-      return "bool";
-    case Json::value_t::number_integer:
-    case Json::value_t::number_unsigned:
-      return "int";
-    case Json::value_t::number_float:
-      return "float";
-    case Json::value_t::string:
-      return "str";
-    case Json::value_t::array:
-      return "list";
-    default:
-      return "dict";
-  }
-}
-
-std::string Shown(const Json& value) {
-  if (value.is_string()) return Quoted(value.get_ref<const std::string&>());
-  if (value.is_structured()) return Joined("a ", TypeName(value), " of ", value.size());
-  return value.dump();
-}
-
-void CheckKeys(const Json& raw, std::span<const std::string> expected, const std::string& where) {
-  std::vector<std::string> unknown;
+void CheckKeys(const Json& raw, std::vector<std::string> expected, const std::string& where) {
+  std::sort(expected.begin(), expected.end());
+  const std::vector<std::string> found = KeysOf(raw);
   std::vector<std::string> missing;
-  for (const auto& [key, value] : raw.items()) {
-    if (std::find(expected.begin(), expected.end(), key) == expected.end()) unknown.push_back(key);
-  }
-  for (const std::string& key : expected) {
-    if (!raw.contains(key)) missing.push_back(key);
-  }
-  if (unknown.empty() && missing.empty()) return;
-  if (unknown.size() > 20) unknown.resize(20);
-  Fail(ErrorKind::kBundle, where, ": missing keys ", ListOf(missing), ", unknown keys ", ListOf(unknown),
-       ", expected exactly ", ListOf({expected.begin(), expected.end()}), ". Fit the tokenizer again.");
+  std::vector<std::string> unknown;
+  std::set_difference(expected.begin(), expected.end(), found.begin(), found.end(), std::back_inserter(missing));
+  std::set_difference(found.begin(), found.end(), expected.begin(), expected.end(), std::back_inserter(unknown));
+  if (found == expected) return;
+  Fail(ErrorKind::kBundle, where, ": missing keys ", ListText(missing), ", unknown keys ", ListText(unknown),
+       ", expected exactly ", ListText(expected), ". Fit the tokenizer again.");
 }
 
 std::string TextIn(const Json& raw, const char* key, const std::string& where) {
-  const Json& value = raw.at(key);
-  if (!value.is_string()) Refuse(value, key, "str", where);
-  return value.get<std::string>();
+  const Json& value = raw[key];
+  if (!value.Is<std::string>()) Refuse(value, key, "str", where);
+  return value.As<std::string>();
 }
 
 std::int64_t WholeIn(const Json& raw, const char* key, const std::string& where) {
-  const Json& value = raw.at(key);
-  if (!value.is_number_integer()) Refuse(value, key, "int", where);
-  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > kMost) Refuse(value, key, "a smaller int", where);
-  return value.get<std::int64_t>();
+  const Json& value = raw[key];
+  if (!value.IsWhole()) Refuse(value, key, "int", where);
+  if (!WholeNumber(value)) Refuse(value, key, "a smaller int", where);
+  return *WholeNumber(value);
 }
 
 bool FactIn(const Json& raw, const char* key, const std::string& where) {
-  const Json& value = raw.at(key);
-  if (!value.is_boolean()) Refuse(value, key, "bool", where);
-  return value.get<bool>();
+  const Json& value = raw[key];
+  if (!value.Is<bool>()) Refuse(value, key, "bool", where);
+  return value.As<bool>();
 }
 
-const Json& ListIn(const Json& raw, const char* key, const std::string& where) {
-  const Json& value = raw.at(key);
-  if (!value.is_array()) Refuse(value, key, "list", where);
-  return value;
+const Json::List& ListIn(const Json& raw, const char* key, const std::string& where) {
+  const Json& value = raw[key];
+  if (!value.Is<Json::List>()) Refuse(value, key, "list", where);
+  return value.As<Json::List>();
 }
 
-const Json& ObjectIn(const Json& raw, const char* key, const std::string& where) {
-  const Json& value = raw.at(key);
-  if (!value.is_object()) Refuse(value, key, "dict", where);
-  return value;
+const Json::Object& ObjectIn(const Json& raw, const char* key, const std::string& where) {
+  const Json& value = raw[key];
+  if (!value.Is<Json::Object>()) Refuse(value, key, "dict", where);
+  return value.As<Json::Object>();
 }
 
 }  // namespace oneranker

@@ -2,23 +2,19 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
-#include <span>
 #include <string>
+#include <vector>
+
+#include "json_document.h"
 
 namespace oneranker {
 
-/// The JSON type by Python's name, as in its messages.
-std::string TypeName(const nlohmann::json& value);
-/// A value for an error, cut after some 60 bytes.
-std::string Shown(const nlohmann::json& value);
-
 // Each throws Error(kBundle) for a key that is missing or of another type; a boolean is no integer.
-void CheckKeys(const nlohmann::json& raw, std::span<const std::string> expected, const std::string& where);
-std::string TextIn(const nlohmann::json& raw, const char* key, const std::string& where);
-std::int64_t WholeIn(const nlohmann::json& raw, const char* key, const std::string& where);
-bool FactIn(const nlohmann::json& raw, const char* key, const std::string& where);
-const nlohmann::json& ListIn(const nlohmann::json& raw, const char* key, const std::string& where);
-const nlohmann::json& ObjectIn(const nlohmann::json& raw, const char* key, const std::string& where);
+void CheckKeys(const Json& raw, std::vector<std::string> expected, const std::string& where);
+std::string TextIn(const Json& raw, const char* key, const std::string& where);
+std::int64_t WholeIn(const Json& raw, const char* key, const std::string& where);
+bool FactIn(const Json& raw, const char* key, const std::string& where);
+const Json::List& ListIn(const Json& raw, const char* key, const std::string& where);
+const Json::Object& ObjectIn(const Json& raw, const char* key, const std::string& where);
 
 }  // namespace oneranker

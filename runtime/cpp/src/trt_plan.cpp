@@ -36,7 +36,7 @@ std::optional<DType> DTypeOf(nvinfer1::DataType type) noexcept {
   }
 }
 
-std::string TextOf(nvinfer1::DataType type) {
+std::string TypeText(nvinfer1::DataType type) {
   const std::optional<DType> dtype = DTypeOf(type);
   return dtype ? std::string(NameOf(*dtype)) : Joined("TensorRT's data type ", static_cast<int>(type));
 }
@@ -186,8 +186,8 @@ void TrtPlan::CheckTensor(TensorIOMode side, const TensorSpec& spec) const {
   const nvinfer1::DataType type = engine_->getTensorDataType(name);
   const nvinfer1::Dims dims = engine_->getTensorShape(name);
   if (DTypeOf(type) != spec.dtype || !ShapeFits(spec, dims, side)) {
-    Fail(ErrorKind::kBundle, where_, ": the engine's ", NameOf(side), " '", spec.name, "' is ", TextOf(type), " ",
-         oneranker::TextOf(dims), ", the manifest says ", spec.Text(), ". ", RebuildPlan(true), ".");
+    Fail(ErrorKind::kBundle, where_, ": the engine's ", NameOf(side), " '", spec.name, "' is ", TypeText(type), " ",
+         TextOf(dims), ", the manifest says ", spec.Text(), ". ", RebuildPlan(true), ".");
   }
   if (engine_->getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE) {
     Fail(ErrorKind::kBundle, where_, ": the engine wants ", NameOf(side), " '", spec.name,
@@ -231,8 +231,7 @@ void TrtPlan::CheckRange(std::int32_t number, const TensorSpec& spec) const {
     const Shape expected = spec.Sized(letters);
     if (SameSizes(found, expected)) continue;
     Fail(ErrorKind::kBundle, where_, ": profile '", profile.name, "' of the engine has '", spec.name, "' as ",
-         oneranker::TextOf(found), " at its ", end.name, ", the manifest says ", expected.Text(), ". ",
-         RebuildPlan(true), ".");
+         TextOf(found), " at its ", end.name, ", the manifest says ", expected.Text(), ". ", RebuildPlan(true), ".");
   }
 }
 

@@ -1,5 +1,4 @@
 // Out of memory at every place in turn: this program's operator new fails when it is asked to.
-// Not Load and SwapItems: nlohmann's JSON needs memory to free an object, and ends the process where there is none.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -8,6 +7,8 @@
 #include "counted_new.h"
 #include "fake_engine.h"
 #include "model_impl.h"
+#include "only_errors.h"
+#include "token_vectors.h"
 
 namespace oneranker {
 namespace {
@@ -19,8 +20,11 @@ using oneranker_test::fail_on;
 using oneranker_test::FakeLog;
 using oneranker_test::FakeModel;
 using oneranker_test::FakeRequest;
+using oneranker_test::Golden;
+using oneranker_test::ReadFile;
 using oneranker_test::TempFolder;
 using oneranker_test::WriteFakeItems;
+using oneranker_test::WriteFile;
 
 std::vector<Request> Requests() {
   std::vector<Request> requests{FakeRequest(3), FakeRequest(10), FakeRequest(17)};
@@ -97,6 +101,53 @@ TEST(OutOfMemoryTest, EveryFailedAllocationIsAnErrorAndThePipelineGoesOn) {
   }
 }
 
+/// Make a call that ends in an Error of this kind where there is memory.
+template <typename Call>
+void Refused(ErrorKind kind, const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    if (error.kind() != kind) throw;
+  }
+}
+
+TEST(OutOfMemoryTest, EveryFailedAllocationOfABundlesFilesIsAnError) {
+  if (ONERANKER_SANITIZED) GTEST_SKIP() << "needs a build without sanitizers: they bring their own operator new";
+  const TempFolder temp;
+  WriteFile(temp.path() / "manifest.json", ReadFile(Golden("manifest_v2.json")));
+  WriteFile(temp.path() / "tokenizer.json", TokenVectors()["tokenizers"][0]["tokenizer"].dump());
+  WriteFile(temp.path() / "no_tokenizer.json", R"({"a key of some length": [["a text of some length", {"a": 1.5]]})");
+  const auto read = [&](const char* file) { OnlyErrors([&] { Tokenizer::Read(temp.path() / file); }); };
+  for (const bool all_after : {false, true}) {
+    EXPECT_GT(ErrorsWithoutMemory(all_after, [&] { read("tokenizer.json"); }), 100);
+    EXPECT_GT(ErrorsWithoutMemory(all_after, [&] { Refused(ErrorKind::kBundle, [&] { read("no_tokenizer.json"); }); }),
+              10);
+    EXPECT_GT(ErrorsWithoutMemory(all_after,  // no stage's file is there
+                                  [&] { Refused(ErrorKind::kBundle, [&] { Model::Load(temp.path()); }); }),
+              100);
+  }
+}
+
+TEST(OutOfMemoryTest, EveryFailedAllocationOfASwapIsAnErrorAndTheOldItemsServeOn) {
+  if (ONERANKER_SANITIZED) GTEST_SKIP() << "needs a build without sanitizers: they bring their own operator new";
+  const TempFolder temp;
+  const std::filesystem::path other = temp.path() / "other";
+  WriteFakeItems(temp.path());
+  WriteFakeItems(other, 100);
+  FakeLog log;
+  log.keep = false;
+  for (const bool all_after : {false, true}) {
+    Model model(std::make_shared<Model::Impl>(Model::Impl{FakeModel(temp.path(), log)}));
+    const std::string before = model.index_version();
+    const auto swap = [&] {
+      EXPECT_EQ(model.index_version(), before);
+      model.SwapItems(other);
+    };
+    EXPECT_GT(ErrorsWithoutMemory(all_after, swap), 50);
+    EXPECT_NE(model.index_version(), before);
+  }
+}
+
 TEST(OutOfMemoryTest, EveryFailedAllocationOfARequestsTextIsAnError) {
   if (ONERANKER_SANITIZED) GTEST_SKIP() << "needs a build without sanitizers: they bring their own operator new";
   constexpr std::string_view kText =
@@ -104,15 +155,8 @@ TEST(OutOfMemoryTest, EveryFailedAllocationOfARequestsTextIsAnError) {
       R"("excluded":["another item of a long name"]})";
   for (const bool all_after : {false, true}) {
     EXPECT_GT(ErrorsWithoutMemory(all_after, [&] { Request::FromJson(kText); }), 5);
-    EXPECT_GT(ErrorsWithoutMemory(all_after,
-                                  [&] {
-                                    try {
-                                      Request::FromJson("[1]");
-                                    } catch (const Error& error) {
-                                      if (error.kind() != ErrorKind::kRequest) throw;
-                                    }
-                                  }),
-              0);
+    const auto refused = [] { Refused(ErrorKind::kRequest, [] { Request::FromJson("[1]"); }); };
+    EXPECT_GT(ErrorsWithoutMemory(all_after, refused), 0);
   }
 }
 

@@ -1,4 +1,4 @@
-/// Spelling of raw values, numbers out of text, white space and UTF-8.
+/// Spelling of raw values, numbers out of text and white space.
 #include "text.h"
 
 #include <gtest/gtest.h>
@@ -93,16 +93,7 @@ TEST(Text, PartsOfAListAreStrippedAndNeverBlank) {
   EXPECT_EQ(parts.size(), 3U);
 }
 
-TEST(Text, Utf8IsWhatUnicodeAllows) {
-  EXPECT_EQ(Utf8Length("a"), 1U);
-  EXPECT_EQ(Utf8Length("ä"), 2U);
-  EXPECT_EQ(Utf8Length("日"), 3U);
-  EXPECT_EQ(Utf8Length("🛒"), 4U);
-  for (const std::string_view bad :
-       {"", "\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80",
-        "\xF5\x80\x80\x80", "\xE2\x82", "\xC3", "\xFF"}) {
-    EXPECT_EQ(Utf8Length(bad), 0U);
-  }
+TEST(Text, WhatIsQuotedIsCutAtAWholeCharacter) {
   EXPECT_EQ(Quoted(std::string(59, 'a') + "ääää"), "'" + std::string(59, 'a') + "…'");
 }
 

@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <barrier>
+#include <cstddef>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -28,6 +30,7 @@ using oneranker_test::TestBatches;
 using oneranker_test::WriteFakeItems;
 
 constexpr int kThreads = 8;
+constexpr int kPhases = 8;
 
 /// Requests of each thread; sanitizers ask for fewer by ONERANKER_STRESS_REQUESTS.
 int StressRequests() {
@@ -94,13 +97,13 @@ struct Seen {
   }
 };
 
-/// One thread's requests; `at_half` and `at_end` wait for the others.
-template <typename AtHalf, typename AtEnd>
+/// One thread's requests, in kPhases parts; `after_phase` waits for the others.
+template <typename AfterPhase>
 void Ask(const Model& model, const std::vector<Batch>& batches, const Truth& truth, int thread, Seen& seen,
-         const AtHalf& at_half, const AtEnd& at_end) {
+         const AfterPhase& after_phase) {
   Pipeline pipeline(model);
   std::vector<Recommendation> answers;
-  bool warm = false;
+  int phase = 0;
   for (int done = 0, turn = thread; done < StressRequests(); ++turn) {
     const std::size_t number = static_cast<std::size_t>(turn) % batches.size();
     try {
@@ -110,18 +113,24 @@ void Ask(const Model& model, const std::vector<Batch>& batches, const Truth& tru
     }
     seen.Compare(answers, truth, number);
     done += static_cast<int>(batches[number].requests.size());
-    if (!warm && done >= StressRequests() / 2) {
-      warm = true;
-      at_half();
-    }
+    for (; phase < kPhases && done >= StressRequests() * (phase + 1) / kPhases; ++phase) after_phase();
   }
-  at_end();
 }
 
 /// Bytes that malloc has handed out, large blocks that it maps by themselves included.
 std::size_t BytesInUse() noexcept {
   const auto facts = ::mallinfo2();
   return facts.uordblks + facts.hblkhd;
+}
+
+/// The median of what a phase added. A leak adds to every phase; ONNX Runtime's pool, which grows when more threads
+/// than before are in its largest buffers at once, adds to one or two of them, and a swap that was under way takes it
+/// back.
+[[maybe_unused]] std::ptrdiff_t UsualGrowth(const std::vector<std::size_t>& bytes) {
+  std::vector<std::ptrdiff_t> grown;
+  for (std::size_t i = 1; i < bytes.size(); ++i) grown.push_back(static_cast<std::ptrdiff_t>(bytes[i] - bytes[i - 1]));
+  std::nth_element(grown.begin(), grown.begin() + grown.size() / 2, grown.end());
+  return grown[grown.size() / 2];
 }
 
 /// How many item tables this process has mapped.
@@ -143,11 +152,9 @@ TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFl
 
   Seen seen;
   std::atomic<int> running{kThreads};
-  std::atomic<std::size_t> warm_bytes{0};
-  std::atomic<std::size_t> end_bytes{0};
-  // both measured when every pipeline is there and none runs
-  std::barrier halfway(kThreads, [&]() noexcept { warm_bytes = BytesInUse(); });
-  std::barrier finished(kThreads, [&]() noexcept { end_bytes = BytesInUse(); });
+  std::vector<std::size_t> bytes;  // after each phase, when every pipeline is there and none runs
+  bytes.reserve(kPhases);
+  std::barrier phases(kThreads, [&]() noexcept { bytes.push_back(BytesInUse()); });
   std::thread swapper([&] {
     for (int swap = 0; running > 0; ++swap) {
       model.SwapItems(swap % 2 == 0 ? Bundle() / "items" : OtherItems());
@@ -155,8 +162,7 @@ TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFl
     }
   });
   InThreads([&](int thread) {
-    Ask(
-        model, batches, truth, thread, seen, [&] { halfway.arrive_and_wait(); }, [&] { finished.arrive_and_wait(); });
+    Ask(model, batches, truth, thread, seen, [&] { phases.arrive_and_wait(); });
     --running;
   });
   swapper.join();
@@ -164,10 +170,11 @@ TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFl
   EXPECT_EQ(seen.wrong, 0);
   EXPECT_GT(seen.answers[0], 0);
   EXPECT_GT(seen.answers[1], 0);
-  RecordProperty("bytes_in_use", std::to_string(warm_bytes) + " at half, " + std::to_string(end_bytes) + " at the end");
+  RecordProperty("bytes_in_use", ::testing::PrintToString(bytes));
   EXPECT_EQ(MappedTables(), 1) << "every index but the one that serves has been let go";
 #if !ONERANKER_SANITIZED
-  EXPECT_LT(end_bytes, warm_bytes + (std::size_t{4} << 20)) << "bytes in use at half: " << warm_bytes;
+  EXPECT_LT(UsualGrowth(bytes), kThreads * StressRequests() / kPhases * 64)  // bytes for each request
+      << "bytes in use after each phase: " << ::testing::PrintToString(bytes);
 #endif
 }
 

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "token_vectors.h"
 
@@ -14,7 +13,7 @@ namespace {
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-Field FieldOf(const char* json) { return Field::FromJson(nlohmann::json::parse(json), "t.json: user"); }
+Field FieldOf(const char* json) { return Field::FromJson(ParseJson(json), "t.json: user"); }
 
 std::vector<std::int32_t> Rows(const Field& field, const Value& value) {
   std::vector<std::int32_t> rows(static_cast<std::size_t>(field.slots()));
@@ -91,7 +90,7 @@ TEST(Field, ADamagedFieldIsRefused) {
       {R"({"name":"x","type":"number","edges":[1,1]})", "expected finite rising numbers"},
       {R"({"name":"x","type":"number","edges":["1"]})", "edges is '1', expected int or float"},
       {R"({"name":"x","type":"list","values":[],"slots":0})", "slots is 0, expected 1, or more"},
-      {R"({"name":"x","type":"list","values":[],"slots":true})", "slots is true, expected int"},
+      {R"({"name":"x","type":"list","values":[],"slots":true})", "slots is True, expected int"},
       {R"({"name":"x","type":"list","values":[],"slots":18446744073709551615})", "expected a smaller int"},
   };
   for (const auto& [json, words] : bad) ExpectError([&, &json = json] { FieldOf(json); }, ErrorKind::kBundle, words);

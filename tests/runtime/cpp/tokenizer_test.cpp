@@ -168,9 +168,9 @@ TEST(Tokenizer, ADamagedFileIsRefused) {
   const std::vector<std::pair<const char*, const char*>> bad{
       {R"({"schema_version":2})", "schema 2, this release reads schema 1"},
       {R"({"colour":1})", "unknown keys ['colour']"},
-      {R"({"actions":null})", "actions is null, expected dict"},
+      {R"({"actions":null})", "actions is None, expected dict"},
       {R"({"actions":{"buy":"ad"}})", "expected one of ('item', 'content')"},
-      {R"({"user":{}})", "user is a dict of 0, expected list"},
+      {R"({"user":{}})", "user is {}, expected list"},
       {R"({"user":[{"name":"a","type":"category","values":[]},{"name":"a","type":"number","edges":[]}]})",
        "Rename one"},
       {R"({"user":[{"name":"id","type":"category","values":[]}]})", "user declares ['id']"},
@@ -178,7 +178,7 @@ TEST(Tokenizer, ADamagedFileIsRefused) {
       {R"({"context":[{"name":"action","type":"category","values":[]}]})", "context declares ['action']"},
       {R"({"levels":0})", "levels=0, codes=4, expected both at least 1"},
       {R"({"codes":-1})", "expected both at least 1"},
-      {R"({"levels":true})", "levels is true, expected int"},
+      {R"({"levels":true})", "levels is True, expected int"},
       {R"({"codes":4.0})", "codes is 4.0, expected int"},
       {R"({"uses_time":1})", "uses_time is 1, expected bool"},
       {R"({"codes":1000000000})", "expected at most 2147483647"},
@@ -201,11 +201,11 @@ TEST(Tokenizer, ADamagedFileIsRefused) {
 
 TEST(Tokenizer, AFileThatIsNoTokenizerIsRefused) {
   const std::vector<std::pair<std::string, const char*>> bad{
-      {"", "t.json: not JSON (at byte 1), expected a tokenizer"},
+      {"", "t.json: not JSON (no JSON from byte 1), expected a tokenizer"},
       {"{", "not JSON"},
       {"[]", "schema list, this release"},
       {"{}", "schema None"},
-      {R"({"schema_version":1e400})", "not JSON (a number is too large)"},
+      {R"({"schema_version":1e400})", "not JSON (a number that is out of range)"},
       {R"({"schema_version":"\xff"})", "not JSON"},
       {std::string(100'000, '['), "not JSON"},
   };

@@ -30,6 +30,19 @@ TEST(Utf8, EveryCharacterIsTextAndNoSurrogateIs) {
   }
 }
 
+TEST(Utf8, ACharacterHasItsLengthWhateverFollows) {
+  EXPECT_EQ(Utf8Length("a"), 1U);
+  EXPECT_EQ(Utf8Length("ä"), 2U);
+  EXPECT_EQ(Utf8Length("日"), 3U);
+  EXPECT_EQ(Utf8Length("🛒"), 4U);
+  for (const std::string_view bad :
+       {"", "\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80",
+        "\xF5\x80\x80\x80", "\xE2\x82", "\xC3", "\xFF"}) {
+    EXPECT_EQ(Utf8Length(bad), 0U);
+  }
+  EXPECT_EQ(Utf8Length("ä\xFF"), 2U);
+}
+
 TEST(Utf8, NothingElseIsACharacterOfTwoOrThreeBytes) {
   std::size_t two = 0;
   std::size_t three = 0;

@@ -1,0 +1,86 @@
+"""The comparison of methods: rows that say what they are, nothing run twice, and a table that adds up."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import semantic_ids
+from benchmarks.semantic_ids import RESULTS, main, table
+from oneranker.config import preset
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = """
+schema_version = 1
+name = "stall"
+events = { file = "log.csv", user = "person", item = "ware" }
+items = { file = "wares.csv", key = "ware" }
+content = { sort = "category" }
+split = { by = "leave_one_out" }
+"""
+
+
+@pytest.fixture
+def stall(tmp_path: Path) -> Path:
+    folder = tmp_path / "stall"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    log = pd.DataFrame({"person": np.repeat(np.arange(20), 8), "ware": rng.integers(0, 40, 160)})
+    log.to_csv(folder / "log.csv", index=False)
+    pd.DataFrame({"ware": range(40), "sort": [f"s{i % 4}" for i in range(40)]}).to_csv(
+        folder / "wares.csv", index=False
+    )
+    (folder / "schema.toml").write_text(SCHEMA)
+    return folder
+
+
+def test_rows_are_measured_once_and_the_rest_is_run_the_next_time(
+    stall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    words = f"--data {stall} --preset tiny --history 11 --windows 2 --steps 2 --users 9 --famae-width 8".split()
+    words += ["--famae-steps", "2", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert main([*words, "--seeds", "1", "--method", "gaoq"]) == 0
+    first = out.read_text().splitlines()
+    assert main([*words, "--seeds", "2", "--method", "gaoq", "--method", "resid"]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert out.read_text().splitlines()[:1] == first
+    assert [(row["method"], row["seed"]) for row in rows] == [("gaoq", 0), ("resid", 0), ("gaoq", 1), ("resid", 1)]
+    for row in rows:
+        assert row["requests"] == 9
+        assert 0 <= row["new_items"]["hr@10"] <= 1
+        assert set(row["seconds"]) == {"embedding", "quantisation", "training"}
+        assert (row["famae_metrics"] is not None) == (row["method"] == "resid")
+        assert row["embedding_width"] == (2 * 8 if row["method"] == "resid" else preset("tiny").width)
+    monkeypatch.setattr(semantic_ids, "run", lambda *_: pytest.fail("a row that is there was run again"))
+    capsys.readouterr()
+    assert main([*words, "--seeds", "2", "--method", "gaoq", "--method", "resid"]) == 0
+    assert capsys.readouterr().out == table(rows) + "\n"
+
+
+def row(method: str, seed: int, hits: float) -> dict[str, Any]:
+    return {
+        "data": "a/b", "method": method, "seed": seed, "new_items": {"hr@10": hits, "ndcg@10": hits / 2},
+        "seconds": {"embedding": 10.0, "quantisation": 20.0 + seed},
+    }  # fmt: skip
+
+
+def test_the_table_has_means_and_half_the_distance_of_the_extremes() -> None:
+    hits = [0.1, 0.2, 0.6]
+    lines = table([row("gaoq", seed, value) for seed, value in enumerate(hits)]).splitlines()
+    assert len(lines) == 3
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[:3] == ["b", "gaoq", "3"]
+    assert cells[3] == f"{statistics.mean(hits):.4f} ± {(max(hits) - min(hits)) / 2:.4f}"
+    assert cells[5:] == ["", "", "10", "21"]
+
+
+def test_the_table_in_the_docs_is_that_of_the_committed_rows() -> None:
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    assert table(rows) in (ROOT / "docs" / "semantic-ids.md").read_text(encoding="utf-8")
