@@ -31,7 +31,7 @@ from oneranker.training.preparation import IdSource, Prepared, prepare_training
 from oneranker.training.step import ItemSide
 from oneranker.training.warm_start import warm_start
 
-RUN_FILE, RECORD_FILE = "run.json", "training.json"  # what was asked, written first; what came of it, last
+RUN_FILE, RECORD_FILE = "run.json", "training.json"  # what was asked, before step 1; what came of it, last
 SPLITS = ("train", "valid")
 DEFAULT = FitSettings()
 log = logging.getLogger("oneranker.train")
@@ -60,8 +60,8 @@ def train(
     if not (out / RUN_FILE).exists():  # whatever else lies there was fitted for something else
         for name in (weights.TOKENIZER_FILE, weights.CATALOGUE_FILE, RESUME_FILE):
             (out / name).unlink(missing_ok=True)
-    weights.write_text(out / RUN_FILE, json.dumps(wanted, indent=1))
     prepared = prepare_training(dataset, config, out, settings.seed, semantic_ids)
+    weights.write_text(out / RUN_FILE, json.dumps(wanted, indent=1))
     model = new_model(prepared, settings.seed)
     weights.write_text(out / weights.CONFIG_FILE, prepared.config.to_json())
     items = ItemSide(prepared.catalogue)
@@ -172,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
         "--retriever", choices=[mode.value for mode in RetrieverMode], default="trie", help="retrieval mode"
     )
     out.add_argument(
-        "--semantic-ids", type=id_source, default=Method.RQ_KMEANS, metavar="METHOD|FOLDER",
+        "--semantic-ids", type=id_source, default=Method.RQ_KMEANS.value, metavar="METHOD|FOLDER",
         help=f"{', '.join(method.value for method in Method)}, or a folder of `python -m oneranker.semantic_ids build`",
     )  # fmt: skip
     out.add_argument("--until", choices=SPLITS, default="valid", help="last split to learn from")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from oneranker.tokens import TokenError
 
 FAMAE = FamaeSettings()
 DEFAULT = IdSettings()
+WIDTH = 64
 
 
 class _UsageError(Exception):
@@ -56,25 +58,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> dict[str, Any]:
+    _check_source(arguments)
     settings, famae = _settings(arguments)
     if arguments.data is None:
-        if settings.method is Method.RESID:
-            raise _UsageError(
-                "semantic IDs: method resid with --embeddings, expected --data: FAMAE learns them; use gaoq"
-            )
         embeddings = _embeddings(arguments.embeddings)
         ids = fit(embeddings, settings, item_ids=_item_ids(arguments.item_ids))
-    elif arguments.item_ids is not None:
-        raise _UsageError("semantic IDs: --item-ids with --data, expected it with --embeddings; items have ids there")
     else:
         dataset = load_dataset(arguments.data, arguments.data_root)
         items = catalogue_items(dataset)
-        ids = fit_from_dataset(dataset, items, settings, width=arguments.width, famae=famae)
+        width = WIDTH if arguments.width is None else arguments.width
+        ids = fit_from_dataset(dataset, items, settings, width=width, famae=famae)
     ids.save(arguments.out)
     return _told(ids, arguments.out)
 
 
+def _check_source(arguments: argparse.Namespace) -> None:
+    """Refuse words about embeddings that the method and its source do not read."""
+    resid = arguments.method is Method.RESID
+    if resid and arguments.data is None:
+        raise _UsageError("semantic IDs: method resid with --embeddings, expected --data: FAMAE learns them; use gaoq")
+    readers = {
+        "item_ids": (arguments.data is None, "--embeddings"),
+        "width": (arguments.data is not None and not resid, "--data and another method than resid"),
+        **dict.fromkeys(("famae_width", "famae_steps", "famae_history"), (resid, "--method resid")),
+    }
+    for name, (read, where) in readers.items():
+        if getattr(arguments, name) is not None and not read:
+            word = "--" + name.replace("_", "-")
+            raise _UsageError(
+                f"semantic IDs: {word} with --method {arguments.method.value} and "
+                f"{'--embeddings' if arguments.data is None else '--data'}, expected it with {where} only; leave it out"
+            )
+
+
 def _settings(arguments: argparse.Namespace) -> tuple[IdSettings, FamaeSettings]:
+    given = {
+        "width": arguments.famae_width,
+        "max_steps": arguments.famae_steps,
+        "history": arguments.famae_history,
+    }
     try:
         ids = IdSettings(
             method=arguments.method,
@@ -87,10 +109,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[IdSettings, FamaeSettings]
             seed=arguments.seed,
         )
         famae = FamaeSettings(
-            width=arguments.famae_width,
-            max_steps=arguments.famae_steps,
-            history=arguments.famae_history,
-            seed=arguments.seed,
+            **{name: value for name, value in given.items() if value is not None}, seed=arguments.seed
         )
     except ValueError as error:
         raise _UsageError(str(error)) from error
@@ -98,10 +117,13 @@ def _settings(arguments: argparse.Namespace) -> tuple[IdSettings, FamaeSettings]
 
 
 def _assign(arguments: argparse.Namespace) -> dict[str, Any]:
+    if (arguments.data is None) != (arguments.item_ids is not None):
+        raise _UsageError(
+            "semantic IDs: --embeddings without --item-ids, or these with --data, expected ids with embeddings only; "
+            "name the new items of embeddings, those of a data set have ids"
+        )
     known = SemanticIds.load(arguments.ids)
     if arguments.data is None:
-        if arguments.item_ids is None:
-            raise _UsageError("semantic IDs: --embeddings without --item-ids, expected both; name the new items")
         ids = known.assign(_item_ids(arguments.item_ids) or (), _embeddings(arguments.embeddings))
     elif known.famae is None:
         raise _UsageError(
@@ -124,7 +146,8 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
     ids = SemanticIds.load(arguments.ids)
     dataset = None if arguments.data is None else load_dataset(arguments.data, arguments.data_root)
-    out = arguments.out or arguments.ids.with_name(f"{arguments.ids.name}-report")
+    folder = arguments.ids.resolve()  # "." has no name
+    out = arguments.out or folder.with_name(f"{folder.name}-report")
     return {"out": str(out), **write_report(ids, out, dataset)}
 
 
@@ -141,7 +164,7 @@ def _told(ids: SemanticIds, out: Path) -> dict[str, Any]:
 def _embeddings(path: Path) -> NDArray[np.floating]:
     try:
         embeddings = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError(
             f"{path}: got {error}, expected numbers [N, D] as numpy.save writes them. Save again."
         ) from error
@@ -154,14 +177,18 @@ def _embeddings(path: Path) -> NDArray[np.floating]:
 
 
 def _item_ids(path: Path | None) -> list[str] | None:
+    """The lines of a file; an id may hold what else str.splitlines would break at."""
     try:
-        return None if path is None else path.read_text(encoding="utf-8").splitlines()
+        return None if path is None else path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: got {error}, expected UTF-8 text, one id a line. Save it as UTF-8.") from error
 
 
 def _branching(word: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in word.split(","))
+    try:
+        return tuple(int(each) for each in word.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {word!r}, expected whole numbers and commas, such as 32,32") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         "--branching", type=_branching, metavar="B1,B2", help="gaoq, resid: codes of all levels but the last"
     )
     build.add_argument(
-        "--anchors", type=Indexing, choices=list(Indexing), default=DEFAULT.indexing, metavar=_words(Indexing),
+        "--anchors", type=Indexing, choices=list(Indexing), default=DEFAULT.indexing.value, metavar=_words(Indexing),
         help="gaoq, resid: what gives codes their numbers",
     )  # fmt: skip
     build.add_argument(
@@ -194,10 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--refine-steps", type=int, default=DEFAULT.refine_steps, help="rq-kmeans-plus: steps of the RQ-VAE"
     )
-    build.add_argument("--width", type=int, default=64, help="of co-occurrence embeddings (all methods but resid)")
-    build.add_argument("--famae-width", type=int, default=FAMAE.width, help="resid: of each field")
-    build.add_argument("--famae-steps", type=int, default=FAMAE.max_steps, help="resid: most batches")
-    build.add_argument("--famae-history", type=int, default=FAMAE.history, help="resid: items before the target")
+    build.add_argument(
+        "--width", type=int, help=f"of co-occurrence embeddings, all methods but resid (default {WIDTH})"
+    )
+    build.add_argument("--famae-width", type=int, help=f"resid: of each field (default {FAMAE.width})")
+    build.add_argument("--famae-steps", type=int, help=f"resid: most batches (default {FAMAE.max_steps})")
+    build.add_argument("--famae-history", type=int, help=f"resid: items before the target (default {FAMAE.history})")
     build.add_argument("--seed", type=int, default=0, help="of everything drawn")
     assign = commands.add_parser(
         "assign", help="give codes to new items; no known one changes its own", formatter_class=form

@@ -11,6 +11,7 @@ prefix's only item gets code 0. Unlike the port, codes that no child was matched
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -63,13 +64,15 @@ class GaoqSettings:
             raise ValueError(f"GAOQ: spare_leaves={self.spare_leaves}, expected >= 0")
 
 
-def rule_of_thumb(items: int, levels: int, width: int) -> tuple[int, ...]:
+def rule_of_thumb(items: int, levels: int, width: int, spare_leaves: int = 0) -> tuple[int, ...]:
     """Choose equal branching factors whose product is about a 15th of the items (resid.md §2.4: 10 to 20 times fewer).
 
-    No factor exceeds the width, so that orthogonal anchors exist.
+    No factor exceeds the width, so that orthogonal anchors exist; where the last level would, the factors are larger.
     """
-    each = round((items / _ITEMS_PER_LEAF_PREFIX) ** (1 / (levels - 1)))
-    return (max(1, min(each, width, items)),) * (levels - 1)
+    root = 1 / (levels - 1)
+    each = round((items / _ITEMS_PER_LEAF_PREFIX) ** root)
+    least = math.ceil((items / max(1, width - spare_leaves)) ** root)
+    return (max(1, min(max(each, least), width, items)),) * (levels - 1)
 
 
 def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = None) -> GaoqTree:
@@ -86,7 +89,9 @@ def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = N
     """
     settings = settings or GaoqSettings()
     points = check_points(embeddings, "GAOQ")
-    branching = settings.branching or rule_of_thumb(len(points), settings.levels, points.shape[1])
+    branching = settings.branching or rule_of_thumb(
+        len(points), settings.levels, points.shape[1], settings.spare_leaves
+    )
     _check_width(max(branching))
     first = fit_balanced_kmeans(points, branching[0], settings.kmeans)
     codes = first.labels[:, None].astype(np.int64)

@@ -15,7 +15,8 @@ def model_codebooks(ids: SemanticIds, levels: int, codes: int, width: int) -> Fl
     """The IDs' own codebooks where the width is the same; otherwise codebooks in a space of that width.
 
     That space is spanned by the principal components of the embeddings, scaled to a root mean square norm of 1; a code
-    stands for the mean of what the levels above it leave of its items. Codes that no item can have are 0.
+    stands for the mean of what the levels above it leave of its items. Codes that no item has are 0 there, as are those
+    beyond the IDs' own.
 
     Shapes: -> float32 [levels, codes, width]
 
@@ -31,8 +32,8 @@ def model_codebooks(ids: SemanticIds, levels: int, codes: int, width: int) -> Fl
         unused = codes - ids.codebooks.shape[1]
         return np.pad(ids.codebooks, ((0, 0), (0, unused), (0, 0)))
     points = ids.points
-    found = PCA(min(width, *points.shape), svd_solver="covariance_eigh").fit_transform(points)
-    size = root_mean_square_norm(found)
     space = np.zeros((len(points), width), np.float32)
-    space[:, : found.shape[1]] = found / (size or 1.0)
+    if (points != points[0]).any():  # equal points have no components, and all codes are 0
+        found = PCA(min(width, *points.shape), svd_solver="covariance_eigh").fit_transform(points)
+        space[:, : found.shape[1]] = found / root_mean_square_norm(found)
     return mean_codebooks(space, ids.codes, codes)

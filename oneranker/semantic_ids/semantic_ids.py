@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -13,8 +14,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyarrow import ArrowException
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from oneranker.data.prepared_folder import prepared_folder
@@ -149,31 +148,18 @@ class SemanticIds:
             pd.DataFrame({"item_id": list(self.item_ids), **table}).to_parquet(fresh / CODES_FILE, index=False)
             if self.famae is not None:
                 self.famae.write(fresh / FAMAE_FOLDER)
+            files = sorted(path for path in fresh.rglob("*") if path.is_file())
+            notes["sha256"] = {path.relative_to(fresh).as_posix(): _sha256(path) for path in files}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            DataError: a file is missing or damaged, or the files do not fit each other.
+            DataError: a file is missing, damaged, or of another `save`.
         """
-        try:
-            notes = json.loads((folder / NOTES_FILE).read_text(encoding="utf-8"))
-            settings, seconds = IdSettings.from_dict(notes["settings"]), dict(notes["seconds"])
-            version = notes["schema_version"]
-            table = pd.read_parquet(folder / CODES_FILE)
-            item_ids, codes = table.pop("item_id"), table.to_numpy()
-            embeddings = load_file(folder / EMBEDDINGS_FILE)["embeddings"]
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError, ArrowException) as error:
-            raise DataError(
-                f"{folder}: got {type(error).__name__}: {error}, expected {NOTES_FILE}, {CODES_FILE} and "
-                f"{EMBEDDINGS_FILE} as `save` writes them. Build the semantic IDs again."
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{folder / NOTES_FILE}: got schema_version {version!r}, expected {SCHEMA_VERSION}. "
-                "Build the semantic IDs again."
-            )
+        notes = _read_notes(folder)
+        settings: IdSettings = notes["settings"]
         quantiser: Quantiser
         if settings.method is Method.RQ_KMEANS:
             quantiser = CodePaths.read(folder / PATHS_FILE)
@@ -181,18 +167,14 @@ class SemanticIds:
             quantiser = RqKmeansPlus.read(folder)
         else:
             quantiser = GaoqTree.read(folder / PATHS_FILE)
-        famae = FamaeEmbeddings.read(folder / FAMAE_FOLDER) if settings.method is Method.RESID else None
-        found = cls(
-            item_ids=tuple(item_ids), embeddings=embeddings, quantiser=quantiser, settings=settings, famae=famae,
-            seconds=seconds,
-        )  # fmt: skip
-        if not np.array_equal(codes, found.codes) or embeddings.shape != (len(codes), found.codebooks.shape[2]):
-            raise DataError(
-                f"{folder}: {CODES_FILE} has codes {list(codes.shape)} and {EMBEDDINGS_FILE} {list(embeddings.shape)} "
-                f"that do not fit {PATHS_FILE} {list(found.codes.shape)}, expected files of one `save`. "
-                "Build the semantic IDs again."
-            )
-        return found
+        return cls(
+            item_ids=tuple(pd.read_parquet(folder / CODES_FILE, columns=["item_id"])["item_id"]),
+            embeddings=load_file(folder / EMBEDDINGS_FILE)["embeddings"],
+            quantiser=quantiser,
+            settings=settings,
+            famae=FamaeEmbeddings.read(folder / FAMAE_FOLDER) if settings.method is Method.RESID else None,
+            seconds=notes["seconds"],
+        )
 
 
 def fit(
@@ -234,15 +216,9 @@ def fit(
     else:
         quantiser = fit_gaoq(points, settings.gaoq(*points.shape))
     took = {"embedding": seconds, "quantisation": time.perf_counter() - start}
-    found = SemanticIds(
+    return SemanticIds(
         item_ids=names, embeddings=points, quantiser=quantiser, settings=settings, famae=famae, seconds=took
     )
-    if settings.codes is not None and max(found.widths) > settings.codes:
-        raise DataError(
-            f"semantic IDs: {settings.method.value} gave levels of {list(found.widths)} codes, expected at most "
-            f"{settings.codes} in each. Raise codes or levels, or give branching factors whose product is larger."
-        )
-    return found
 
 
 def _check_names(names: Sequence[str], rows: int) -> None:
@@ -252,3 +228,37 @@ def _check_names(names: Sequence[str], rows: int) -> None:
             f"semantic IDs: got {len(names)} item ids, {repeated[:3]} more than once, for {rows} embeddings, expected "
             "a different one for each. Correct the ids."
         )
+
+
+def _read_notes(folder: Path) -> dict[str, Any]:
+    """What the notes say, once every file that they name is the one that was written with them."""
+    path = folder / NOTES_FILE
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        if (version := notes["schema_version"]) != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: got schema_version {version!r}, expected {SCHEMA_VERSION}. Build the semantic IDs again."
+            )
+        notes["settings"] = IdSettings.from_dict(notes["settings"])
+        wanted = {folder / name: sha256 for name, sha256 in notes["sha256"].items()}
+        notes["seconds"] = dict(notes["seconds"])
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path}: got {type(error).__name__}: {error}, expected the notes that `save` writes. "
+            "Build the semantic IDs again."
+        ) from error
+    for file, sha256 in wanted.items():
+        found = _sha256(file) if file.is_file() else "no file"
+        if found != sha256:
+            raise DataError(
+                f"{file}: got {found}, expected the file of SHA-256 {sha256} that was written with {NOTES_FILE}. "
+                "Build the semantic IDs again."
+            )
+    return notes
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, Self
 
+from oneranker.errors import DataError
 from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings
-from oneranker.semantic_ids.gaoq import GaoqSettings, Indexing, rule_of_thumb
+from oneranker.semantic_ids.gaoq import WIDEST_LEVEL, GaoqSettings, Indexing, rule_of_thumb
 from oneranker.semantic_ids.rq_kmeans_plus import RqKmeansPlusSettings
 
 DEFAULT_CODES = 256
@@ -53,10 +55,12 @@ class IdSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("levels", "codes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"semantic IDs: {name}={value}, expected at least 1; raise it")
+        if self.levels < 1:
+            raise ValueError(f"semantic IDs: levels={self.levels}, expected at least 1; raise it")
+        if self.codes is not None and not 1 <= self.codes <= WIDEST_LEVEL:
+            raise ValueError(
+                f"semantic IDs: codes={self.codes}, expected 1 to {WIDEST_LEVEL}; choose one, or more levels"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"semantic IDs: seed={self.seed}, expected 0 to 2**32 - 1; choose another")
         for each in fields(self):
@@ -72,9 +76,20 @@ class IdSettings:
             self.rq_kmeans_plus()
 
     def gaoq(self, items: int, width: int) -> GaoqSettings:
-        """GAOQ's own settings for N items of embeddings of that width."""
+        """GAOQ's own settings for N items of embeddings of that width.
+
+        Raises:
+            DataError: a level would have more than `codes` codes.
+        """
         bound = width if self.codes is None else min(width, self.codes)
-        return self._gaoq(self.branching or rule_of_thumb(items, self.levels, bound))
+        branching = self.branching or rule_of_thumb(items, self.levels, bound, self.spare_leaves)
+        widths = [*branching, -(-items // math.prod(branching)) + self.spare_leaves]
+        if self.codes is not None and max(widths) > self.codes:
+            raise DataError(
+                f"semantic IDs: {items} items by {self.method.value} need levels of {widths} codes, expected at most "
+                f"{self.codes} in each. Raise codes or levels, or give branching factors whose product is larger."
+            )
+        return self._gaoq(branching)
 
     def rq_kmeans_plus(self) -> RqKmeansPlusSettings:
         return RqKmeansPlusSettings(steps=self.refine_steps, seed=self.seed)

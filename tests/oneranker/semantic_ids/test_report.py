@@ -13,37 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitted_ids import SETTINGS, D, N, drawn, files_below, fitted
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids import IdSettings, Method, SemanticIds, fit
 from oneranker.semantic_ids import report as report_module
-from oneranker.semantic_ids.famae import FamaeSettings, fit_famae
-from oneranker.semantic_ids.famae_batches import Sequences
 from oneranker.semantic_ids.report import FILES, report, table, write_report
-
-N, D = 40, 8
-SETTINGS = {
-    Method.RQ_KMEANS: IdSettings(method=Method.RQ_KMEANS, codes=5),
-    Method.RQ_KMEANS_PLUS: IdSettings(method=Method.RQ_KMEANS_PLUS, codes=5, refine_steps=20),
-    Method.GAOQ: IdSettings(method=Method.GAOQ, branching=(3, 4)),
-    Method.RESID: IdSettings(method=Method.RESID, branching=(3, 4)),
-}
-
-
-def drawn(items: int = N, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(6, D))[rng.integers(0, 6, items)] + 0.3 * rng.normal(size=(items, D))).astype(np.float32)
-
-
-def fitted(method: Method) -> SemanticIds:
-    if method is not Method.RESID:
-        return fit(drawn(), SETTINGS[method])
-    rows = np.random.default_rng(0).integers(0, N, 200)
-    columns = {"item_id": np.array([str(row) for row in range(N)], object)}
-    learned = fit_famae(
-        Sequences(np.arange(0, 201, 20), rows, None), columns, FamaeSettings(width=D, heads=2, layers=1, max_steps=2)
-    )
-    return fit(learned.embeddings, SETTINGS[method], famae=learned, seconds=1.5)
 
 
 def squares(left: np.ndarray) -> float:
@@ -227,10 +202,6 @@ def file_in_its_place(out: Path) -> None:
 def file_above(out: Path) -> None:
     out.parent.rmdir()
     out.parent.write_text("mine")
-
-
-def files_below(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 STRANGERS = (note_alone, note_beside_a_report, report_of_another_program, semantic_ids, file_in_its_place, file_above)

@@ -6,34 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from oneranker.data.dataset import Dataset, catalogue_items
 from oneranker.semantic_ids.famae import FamaeSettings, fit_famae
 from oneranker.semantic_ids.sequences import training_sequences
-
-SCHEMA = """
-schema_version = 1
-name = "market"
-events = { file = "log.csv", user = "person", item = "ware", time = "second", group = "visit" }
-items = { file = "wares.csv", key = "ware" }
-content = { sort = "category", weight = "number", tags = "list" }
-split = { by = "time", train_until = 80, valid_until = 90 }
-"""
-
-
-@pytest.fixture
-def market(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    lines = pd.DataFrame({"person": rng.integers(0, 7, 300), "ware": rng.integers(0, 15, 300)})
-    lines["second"] = rng.integers(0, 100, 300)
-    lines["visit"] = lines["person"] * 1000 + lines["second"]
-    lines.to_csv(tmp_path / "log.csv", index=False)
-    wares = pd.DataFrame({"ware": range(12), "sort": [f"s{i % 3}" for i in range(12)], "weight": range(12)})
-    wares["tags"] = ["a|b", "b", ""] * 4
-    wares.to_csv(tmp_path / "wares.csv", index=False)
-    (tmp_path / "schema.toml").write_text(SCHEMA)
-    return tmp_path
 
 
 def test_sequences_are_each_users_training_events_in_order(market: Path) -> None:
