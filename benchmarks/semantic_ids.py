@@ -1,7 +1,7 @@
 """The same generator trained on semantic IDs of every method: what they cost, and how well it recommends with them.
 
 `python -m benchmarks.semantic_ids --data completejourney --data data/beauty --work runs`. A row is one data set, one
-method and one seed, of codes, weights and batches alike; rows that are in the file already are not run again, and an
+method and one seed, of codes, weights and batches alike (FAMAE alone is trained once, with seed 0); rows that are in the file already are not run again, and an
 unfinished training goes on where it was saved. What is compared is the retriever alone (Steps 1 and 2): Step 3 ranks
 candidates that semantic IDs have found, and would hide some of the difference.
 """
@@ -35,7 +35,7 @@ from oneranker.rankings import model_rankings
 from oneranker.semantic_ids.famae import FamaeSettings
 from oneranker.semantic_ids.from_dataset import fit_from_dataset
 from oneranker.semantic_ids.quality import prefix_counts, reconstruction_errors
-from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds
+from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds, fit
 from oneranker.semantic_ids.settings import IdSettings, Method
 from oneranker.train import train
 from oneranker.training.batches import BatchSettings
@@ -93,10 +93,16 @@ def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folder:
     if (folder / NOTES_FILE).exists():
         return SemanticIds.load(folder)
     wanted = IdSettings(method=Method(case.method), levels=config.code_levels, codes=config.codes, seed=case.seed)
-    famae = FamaeSettings(
-        width=case.famae["width"], max_steps=case.famae["steps"], history=case.famae["history"], seed=case.seed
-    )
-    ids = fit_from_dataset(dataset, catalogue_items(dataset), wanted, width=config.width, famae=famae)
+    first = folder.with_name(folder.name.rpartition("-")[0] + "-0")
+    if case.method == Method.RESID.value and case.seed and (first / NOTES_FILE).exists():
+        known = SemanticIds.load(first)  # FAMAE is trained once for all seeds
+        took = known.seconds["embedding"]
+        ids = fit(known.embeddings, wanted, item_ids=known.item_ids, famae=known.famae, seconds=took)
+    else:
+        famae = FamaeSettings(
+            width=case.famae["width"], max_steps=case.famae["steps"], history=case.famae["history"], seed=0
+        )
+        ids = fit_from_dataset(dataset, catalogue_items(dataset), wanted, width=config.width, famae=famae)
     ids.save(folder)
     return ids
 
