@@ -1,21 +1,22 @@
 """The same generator trained on semantic IDs of every method: what they cost, and how well it recommends with them.
 
 `python -m benchmarks.semantic_ids --data completejourney --data data/beauty --work runs`. A row is one data set, one
-method and one seed, of codes, weights and batches alike (FAMAE alone is trained once, with seed 0); rows that are in the
-file already are not run again, and an unfinished training goes on where it was saved. What is compared is the retriever
-alone (Steps 1 and 2): Step 3 ranks candidates that semantic IDs have found, and would hide some of the difference.
+method and one seed, of codes, weights and batches alike (FAMAE alone is trained once, with seed 0). A row in the file is
+not run again, and an unfinished training goes on where it was saved. What is compared is the retriever alone (Steps 1
+and 2): Step 3 ranks candidates that semantic IDs have found, and would hide some of the difference.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.environment import ROOT, commit, processor, usable_cores
 from oneranker import __version__, weights
@@ -30,14 +32,16 @@ from oneranker.config import OneRankerConfig, preset
 from oneranker.data.dataset import Dataset, catalogue_items
 from oneranker.data.metrics import first_requests
 from oneranker.data.prepare import load_dataset
+from oneranker.data.schema import SCHEMA_FILE
 from oneranker.evaluate import SPLITS, chosen_users, metric_row
 from oneranker.rankings import model_rankings
 from oneranker.semantic_ids.famae import FamaeSettings
+from oneranker.semantic_ids.famae_metrics import Evaluation
 from oneranker.semantic_ids.from_dataset import fit_from_dataset
 from oneranker.semantic_ids.quality import prefix_counts, reconstruction_errors
 from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds, fit
 from oneranker.semantic_ids.settings import IdSettings, Method
-from oneranker.train import train
+from oneranker.train import folder_sha256, train
 from oneranker.training.batches import BatchSettings
 from oneranker.training.fit import FitSettings
 from oneranker.training.preparation import read_prepared
@@ -45,6 +49,7 @@ from oneranker.training.preparation import read_prepared
 logger = logging.getLogger(__name__)
 RESULTS = Path(__file__).resolve().parent / "results" / "semantic-ids.jsonl"
 PARTS, METRICS = ("new_items", "all_items"), ("hr@10", "ndcg@10")
+BASELINE = Method.RQ_KMEANS.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +70,16 @@ class Case:
 
 
 def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
-    """Build the codes, train, measure; what lies finished in `work` is used."""
+    """Build the codes, train, measure; what lies finished in `work` for the very same case is used."""
     dataset = load_dataset(case.data, root)
     config = replace(preset(case.preset), max_history=case.history)
-    name = f"{dataset.schema.name}-{case.method}-{case.seed}"
-    ids = _semantic_ids(case, dataset, config, work / "ids" / name)
+    work = work / _key(case)
+    ids = _semantic_ids(case, dataset, config, work / "ids")
     settings = FitSettings(steps=case.steps, joint_steps=0, seed=case.seed, batch=BatchSettings(windows=case.windows))
-    checkpoint = work / "checkpoints" / f"{name}-{case.windows}x{case.steps}"
+    checkpoint = work / "checkpoints" / f"{case.method}-{case.seed}"
     record = train(
         case.data, checkpoint, config, settings,
-        root=root, until=case.until, households=None, semantic_ids=work / "ids" / name,
+        root=root, until=case.until, households=None, semantic_ids=work / "ids" / f"{case.method}-{case.seed}",
     )  # fmt: skip
     return {
         **asdict(case),
@@ -84,17 +89,29 @@ def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
         "relative_error": [round(error, 4) for error in reconstruction_errors(ids.paths, ids.points)],
         "seconds": {key: round(value, 1) for key, value in ids.seconds.items()}
         | {"training": round(record["report"]["seconds"], 1)},
-        "famae_metrics": None if ids.famae is None else asdict(ids.famae.evaluations[-1]),
+        "famae_metrics": None if ids.famae is None else asdict(_kept(ids.famae.evaluations)),
         **_measured(checkpoint, dataset, case),
     }
 
 
-def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folder: Path) -> SemanticIds:
+def _key(case: Case) -> str:
+    """Names what all methods and seeds share: their choices, and the content of the data."""
+    shared = {key: value for key, value in asdict(case).items() if key not in ("method", "seed")}
+    text = json.dumps([shared, folder_sha256(Path(case.data), SCHEMA_FILE)], sort_keys=True)
+    return f"{Path(case.data).name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _kept(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of the weights that FAMAE kept: the best one, the first of equals."""
+    return max(evaluations, key=lambda each: each.score())
+
+
+def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folders: Path) -> SemanticIds:
+    folder, first = folders / f"{case.method}-{case.seed}", folders / f"{case.method}-0"
     if (folder / NOTES_FILE).exists():
         return SemanticIds.load(folder)
     wanted = IdSettings(method=Method(case.method), levels=config.code_levels, codes=config.codes, seed=case.seed)
-    first = folder.with_name(folder.name.rpartition("-")[0] + "-0")
-    if case.method == Method.RESID.value and case.seed and (first / NOTES_FILE).exists():
+    if case.method == Method.RESID.value and (first / NOTES_FILE).exists():
         known = SemanticIds.load(first)  # FAMAE is trained once for all seeds
         took = known.seconds["embedding"]
         ids = fit(known.embeddings, wanted, item_ids=known.item_ids, famae=known.famae, seconds=took)
@@ -121,17 +138,43 @@ def _measured(checkpoint: Path, dataset: Dataset, case: Case) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, a line per data set and method: means over seeds, and half the distance of the extremes."""
-    lines = [
-        "| data | method | seeds | new items HR@10 | NDCG@10 | all items HR@10 | NDCG@10 | embedding s | codes s |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
-    for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows):
-        mine = [row for row in rows if (row["data"], row["method"]) == (data, method)]
+    """Markdown, a line per data set, method and budget: means over seeds, and half the distance of the extremes.
+
+    "against" is the difference in HR@10 of new items to RQ-KMeans with the same seed: mean, lowest and highest.
+    """
+    titles = ["data", "steps", "method", "codes of the levels", "seeds", "new items HR@10", "NDCG@10", "against"]
+    titles += ["all items HR@10", "NDCG@10", "embedding, s", "codes, s"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for mine in _groups(rows):
+        first = mine[0]
+        peers = {row["seed"]: row for row in rows if _alike(row) == _alike(first | {"method": BASELINE})}
         cells = [_spread([row[part][metric] for row in mine if part in row]) for part in PARTS for metric in METRICS]
+        cells.insert(len(METRICS), _against([row for row in mine if row["seed"] in peers], peers))
         took = [f"{np.mean([row['seconds'][part] for row in mine]):.0f}" for part in ("embedding", "quantisation")]
-        lines.append("| " + " | ".join([Path(data).name, method, str(len(mine)), *cells, *took]) + " |")
+        widths = " × ".join(map(str, first["widths"]))
+        words = [Path(first["data"]).name, str(first["steps"]), first["method"], widths, str(len(mine))]
+        lines.append("| " + " | ".join([*words, *cells, *took]) + " |")
     return "\n".join(lines)
+
+
+def _alike(row: dict[str, Any]) -> str:
+    """What rows of one line of the table share: all of Case but the seed."""
+    return json.dumps({each.name: row[each.name] for each in fields(Case) if each.name != "seed"}, sort_keys=True)
+
+
+def _groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(_alike(row), {})[row["seed"]] = row  # of one seed run twice, the last
+    return [list(seeds.values()) for seeds in lines.values()]
+
+
+def _against(mine: Sequence[dict[str, Any]], peers: dict[int, dict[str, Any]]) -> str:
+    part, metric = PARTS[0], METRICS[0]
+    gains = [row[part][metric] - peers[row["seed"]][part][metric] for row in mine if part in row]
+    if not gains or mine[0]["method"] == BASELINE:
+        return ""
+    return f"{np.mean(gains):+.4f} ({min(gains):+.4f} to {max(gains):+.4f})"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -145,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     torch.set_num_threads(words.threads)
+    threadpool_limits(words.threads)  # of BLAS and of scikit-learn
     rows = _read(words.out)
     where = _environment(words.threads, sys.argv[1:] if argv is None else argv)
     for case in _cases(words):
@@ -211,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--famae-width", type=int, default=famae.width, help="of each field")
     parser.add_argument("--famae-steps", type=int, default=famae.max_steps, help="most batches")
     parser.add_argument("--famae-history", type=int, default=famae.history, help="items before the target")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, BLAS and scikit-learn")
     parser.add_argument("--work", type=Path, required=True, help="folder for codes and checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are added to")
     return parser

@@ -124,6 +124,7 @@ def finished_run(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         raise CheckpointError(f"{out}: record not readable ({error}), expected JSON; remove the folder") from error
     if begun is None:
         return None
+    begun.setdefault("semantic_ids", Method.RQ_KMEANS.value)  # 0.2 had no other
     changed = sorted(key for key, value in wanted.items() if begun.get(key) != json.loads(json.dumps(value)))
     if changed:
         raise CheckpointError(

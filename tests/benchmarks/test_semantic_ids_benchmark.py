@@ -64,21 +64,50 @@ def test_rows_are_measured_once_and_the_rest_is_run_the_next_time(
     assert capsys.readouterr().out == table(rows) + "\n"
 
 
-def row(method: str, seed: int, hits: float) -> dict[str, Any]:
-    return {
-        "data": "a/b", "method": method, "seed": seed, "new_items": {"hr@10": hits, "ndcg@10": hits / 2},
-        "seconds": {"embedding": 10.0, "quantisation": 20.0 + seed},
+def row(method: str, seed: int, hits: float, **others: Any) -> dict[str, Any]:
+    case = {
+        "data": "a/b", "method": method, "seed": seed, "until": "valid", "users": None, "preset": "tiny", "history": 8,
+        "windows": 2, "steps": 3, "parts": ["new_items"], "famae": {},
     }  # fmt: skip
+    return case | {
+        "widths": [4, 5],
+        "new_items": {"hr@10": hits, "ndcg@10": hits / 2},
+        "seconds": {"embedding": 10.0, "quantisation": 20.0 + seed},
+        **others,
+    }
 
 
-def test_the_table_has_means_and_half_the_distance_of_the_extremes() -> None:
-    hits = [0.1, 0.2, 0.6]
-    lines = table([row("gaoq", seed, value) for seed, value in enumerate(hits)]).splitlines()
-    assert len(lines) == 3
-    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells[:3] == ["b", "gaoq", "3"]
-    assert cells[3] == f"{statistics.mean(hits):.4f} ± {(max(hits) - min(hits)) / 2:.4f}"
-    assert cells[5:] == ["", "", "10", "21"]
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_has_means_half_the_distance_of_the_extremes_and_differences_by_seed() -> None:
+    plain, other = [0.1, 0.2, 0.6], [0.2, 0.1, 0.9]
+    rows = [row("rq-kmeans", seed, value) for seed, value in enumerate(plain)]
+    rows += [row("gaoq", seed, value) for seed, value in enumerate(other)]
+    lines = [cells(line) for line in table(rows).splitlines()]
+    assert [line[:5] for line in lines[2:]] == [["b", "3", name, "4 × 5", "3"] for name in ("rq-kmeans", "gaoq")]
+    assert lines[2][5] == f"{statistics.mean(plain):.4f} ± {(max(plain) - min(plain)) / 2:.4f}"
+    assert lines[2][7:] == ["", "", "", "10", "21"]
+    assert lines[3][7] == "+0.1000 (-0.1000 to +0.3000)"
+
+
+def test_rows_of_unlike_budgets_stand_in_lines_of_their_own() -> None:
+    rows = [row("rq-kmeans", 0, 0.1), row("rq-kmeans", 0, 0.3, steps=9), row("gaoq", 0, 0.2, steps=9)]
+    lines = [cells(line) for line in table(rows).splitlines()[2:]]
+    assert [(line[1], line[2], line[4], line[7]) for line in lines] == [
+        ("3", "rq-kmeans", "1", ""), ("9", "rq-kmeans", "1", ""), ("9", "gaoq", "1", "-0.1000 (-0.1000 to -0.1000)"),
+    ]  # fmt: skip
+
+
+def test_another_budget_of_famae_in_the_same_folder_learns_anew(stall: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    words = f"--data {stall} --preset tiny --history 11 --windows 2 --steps 1 --users 9 --method resid".split()
+    words += ["--seeds", "1", "--work", str(tmp_path / "work"), "--out", str(out), "--famae-steps", "2"]
+    assert main([*words, "--famae-width", "8"]) == 0
+    assert main([*words, "--famae-width", "16"]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["embedding_width"] for row in rows] == [2 * 8, 2 * 16]
 
 
 def test_the_table_in_the_docs_is_that_of_the_committed_rows() -> None:
