@@ -1,9 +1,9 @@
 """The same generator trained on semantic IDs of every method: what they cost, and how well it recommends with them.
 
 `python -m benchmarks.semantic_ids --data completejourney --data data/beauty --work runs`. A row is one data set, one
-method and one seed, of codes, weights and batches alike (FAMAE alone is trained once, with seed 0). A row in the file is
-not run again, and an unfinished training goes on where it was saved. What is compared is the retriever alone (Steps 1
-and 2): Step 3 ranks candidates that semantic IDs have found, and would hide some of the difference.
+method and one seed, of codes, weights and batches alike (FAMAE alone is trained once, with seed 0). A row that is there
+is not run again, and an unfinished training goes on where it was saved. What is compared is the retriever alone (Steps
+1 and 2): Step 3 ranks candidates that semantic IDs have found, and would hide some of the difference.
 """
 
 from __future__ import annotations

@@ -78,6 +78,20 @@ def test_codes_of_every_method_train(
     assert json.loads(capsys.readouterr().out)["reused"] is True
 
 
+def test_a_run_of_a_version_that_had_one_method_alone_is_still_known(
+    town: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(words(town, out, "rq-kmeans")) == 0
+    begun = json.loads((out / RUN_FILE).read_text())
+    del begun["semantic_ids"]
+    (out / RUN_FILE).write_text(json.dumps(begun))
+    capsys.readouterr()
+    assert main(words(town, out, "rq-kmeans")) == 0
+    assert json.loads(capsys.readouterr().out)["reused"] is True
+    assert main(words(town, out, "gaoq")) == 1
+
+
 def test_codes_of_a_folder_train_whatever_order_its_items_have(town: Path, tmp_path: Path, built: SemanticIds) -> None:
     built.assign(["of another town"], built.embeddings[:1]).save(tmp_path / "ids")
     assert main(words(town, tmp_path / "run", tmp_path / "ids")) == 0
