@@ -1,4 +1,4 @@
-"""No number in the README's result blocks without its JSON line under benchmarks/results."""
+"""No number in the result blocks of README and docs without its JSON line under benchmarks/results."""
 
 from __future__ import annotations
 
@@ -57,9 +57,13 @@ def unfounded(block: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("name", ["quality", "latency", "engines", "cpp"])
-def test_every_number_of_the_readme_stands_in_a_json_line(name: str) -> None:
-    part = text("README.md").split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+BLOCKS = [("README.md", name) for name in ("quality", "latency", "engines", "cpp")]
+BLOCKS += [("docs/semantic-ids.md", "balanced")]
+
+
+@pytest.mark.parametrize(("page", "name"), BLOCKS)
+def test_every_number_of_a_result_block_stands_in_a_json_line(page: str, name: str) -> None:
+    part = text(page).split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert rows(part), "a measured block shows a table"
     assert unfounded(part) == []
 
