@@ -160,7 +160,8 @@ class ONERANKER_API Pipeline {
 
   /// Answer up to max_batch() requests with at most `top_k` items each. Answers that are passed in again are filled in
   /// place: after a warm-up of the same sizes a call allocates nothing. From its warm-up or first filter on a
-  /// pipeline holds (max_batch() + 1) * (N + 1) * 4 bytes for filters, N the items. Throws Error(kRequest), Error(kFeed).
+  /// pipeline holds (max_batch() + 1) * (N + 1) * 4 bytes for filters, N the items. Throws Error(kRequest),
+  /// Error(kFeed).
   void Recommend(std::span<const Request> requests, int top_k, std::vector<Recommendation>& answers);
   std::vector<Recommendation> Recommend(std::span<const Request> requests, int top_k = 10);
 
