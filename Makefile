@@ -18,8 +18,9 @@ GPU_FLAGS ?=
 CPP ?= on
 CPP_FLAGS ?=
 CPP_INSTALL ?= --install
-# the library of ONNX Runtime comes from an environment: the smaller one, if there is none yet
-CPP_NEEDS := $(if $(wildcard $(VENV)/.installed $(MINIMAL)/.installed),,$(MINIMAL)/.installed)
+# unless CPP_FLAGS names it, the library of ONNX Runtime comes from an environment: the smaller one, if there is none yet
+CPP_OWN := $(findstring --onnxruntime-root,$(CPP_FLAGS))$(findstring --onnxruntime-library,$(CPP_FLAGS))
+CPP_NEEDS := $(if $(CPP_OWN)$(wildcard $(VENV)/.installed $(MINIMAL)/.installed),,$(MINIMAL)/.installed)
 
 .PHONY: help setup demo check lint format types test cpp check-cpp cpp-parts gpu-check clean
 help: ## what there is

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -149,20 +150,28 @@ class Forward:
         """Run made-up batches of these sizes, twice on a device: plain, then captured; they are forgotten after."""
         least, smallest = self._profile["B"][0], max(SMALLEST_HISTORY, self._profile["S"][0])
         rounds = 1 if self.chain.memory.device is None else 2
-        for B in batch_sizes or range(least, self.max_batch + 1):
-            for S in history_lengths or buckets(smallest, self.max_history):
-                batch = [empty_tokens(S, self.fields)] * B
-                for _ in range(rounds):
-                    self.generate(batch)
-                    self.enhance()
-                    self.retrieve(tables, [ItemFilter(without=np.array([], np.int64))] * B)
-                    self.retrieve(tables, None)
-                    self.rank(tables, features=self._no_features(B, self.retrieved))
-                    for count in candidate_counts:
-                        self.rank(tables, [[0] * count] * B, self._no_features(B, count))
-                    self.answers()
-        self._done.clear()
-        self._candidates_of = None
+        with self.own_batch():
+            for B in batch_sizes or range(least, self.max_batch + 1):
+                for S in history_lengths or buckets(smallest, self.max_history):
+                    batch = [empty_tokens(S, self.fields)] * B
+                    for _ in range(rounds):
+                        self.generate(batch)
+                        self.enhance()
+                        self.retrieve(tables, [ItemFilter(without=np.array([], np.int64))] * B)
+                        self.retrieve(tables, None)
+                        self.rank(tables, features=self._no_features(B, self.retrieved))
+                        for count in candidate_counts:
+                            self.rank(tables, [[0] * count] * B, self._no_features(B, count))
+                        self.answers()
+
+    @contextmanager
+    def own_batch(self) -> Iterator[None]:
+        """Of a call with a batch of its own: at its end, however it comes, no caller's step may go on with it."""
+        try:
+            yield
+        finally:
+            self._done.clear()
+            self._candidates_of = None
 
     def _no_features(self, B: int, C: int) -> Array | None:
         spec = self._features

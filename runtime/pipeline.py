@@ -33,8 +33,8 @@ class Pipeline:
     """One loaded bundle on one device. Not thread-safe; a process may hold several, each on a stream of its own.
 
     `recommend` answers raw requests. Callers who bring their own candidates call `generate`, `enhance` and `rank`;
-    each step works on the batch of the last `generate`. Every array that is handed out is a fresh copy, never
-    overwritten later.
+    each step works on the batch of the last `generate`, which a `recommend` or `warm_up` makes the pipeline forget.
+    Every array that is handed out is a fresh copy, never overwritten later.
 
     Threads: one call at a time, from whichever thread; a second one meanwhile is a UsageError. `swap_items` alone may
     be called at any time: it prepares in its own thread and takes its turn between two calls.
@@ -151,11 +151,12 @@ class Pipeline:
                 return []
             items = self._items
             encoded = self._encode(requests, items)
-            self._forward.generate([request.tokens for request in encoded])
-            self._forward.enhance()
-            self._forward.retrieve(items, [request.item_filter for request in encoded])
-            self._forward.rank(items)
-            candidates, scores = self._forward.answers()
+            with self._forward.own_batch():
+                self._forward.generate([request.tokens for request in encoded])
+                self._forward.enhance()
+                self._forward.retrieve(items, [request.item_filter for request in encoded])
+                self._forward.rank(items)
+                candidates, scores = self._forward.answers()
             with self.timing.span("answers"):
                 return [
                     Recommendation(

@@ -40,7 +40,11 @@ def encode_requests(
     encoded = []
     for position, request in enumerate(requests):
         if not isinstance(request, Mapping):
-            raise RequestError(position, f"is a {type(request).__name__}, expected an object with 'events' and 'now'.")
+            raise RequestError(
+                position,
+                f"is a {type(request).__name__}, expected an object with 'events' and 'now'. "
+                "Send one object for each request.",
+            )
         raw = dict(request)
         only, unknown_only = _filter_rows(raw.pop("eligible", None), "eligible", index, position)
         without, unknown_without = _filter_rows(raw.pop("excluded", None), "excluded", index, position)
@@ -57,7 +61,9 @@ def _filter_rows(item_ids: Any, key: str, index: ItemIndex, position: int) -> tu
     if item_ids is None:
         return None, 0
     if not isinstance(item_ids, Sequence) or isinstance(item_ids, str):
-        raise RequestError(position, f"{key!r} is a {type(item_ids).__name__}, expected a list of item ids.")
+        raise RequestError(
+            position, f"{key!r} is a {type(item_ids).__name__}, expected a list of item ids. Send [] for none."
+        )
     try:
         names = [
             item_id if type(item_id) is str else name_of(item_id, f"request.{key}[{i}]")
@@ -165,7 +171,9 @@ def _rows_of(given: Sequence[str | int] | Array, index: ItemIndex, position: int
     elif all(isinstance(item, int | np.integer) and not isinstance(item, bool) for item in given):
         rows, lowest = np.asarray(given, np.int64), 0
     else:
-        raise RequestError(position, f"candidates are {given!r:.60}, expected item ids (str) or rows (int), not both.")
+        raise RequestError(
+            position, f"candidates are {given!r:.60}, expected item ids (str) or rows (int), not both. Send one kind."
+        )
     bad = np.flatnonzero((rows < lowest) | (rows >= len(index)))
     if bad.size:
         raise RequestError(
@@ -174,5 +182,5 @@ def _rows_of(given: Sequence[str | int] | Array, index: ItemIndex, position: int
             f"{index.version[:12]}…. Leave it out, or swap in an index that has it.",
         )
     if lowest < 0 and (rows < 0).all():
-        raise RequestError(position, "has padding only, expected at least one candidate.")
+        raise RequestError(position, "has padding only, expected at least one candidate. Send what to score.")
     return rows

@@ -75,6 +75,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         ('{"requests": [{}], "top_k": 1 2}', "not JSON"),
         ('{"requests: [{}]}', "not JSON"),
         ('{"requests"\0: [{}]}', "not JSON"),
+        ('{"\\ud800": 1}', "expected a text as key"),
         ('{"events": 3}', "events"),
         ('{"now": "yesterday"}', "now"),
     ],
@@ -85,6 +86,7 @@ def test_a_malformed_body_is_told_what_is_wrong_and_the_server_lives_on(
     code, answer = server.ask("POST", "/v1/recommend", body)
     assert code == 400
     assert says in answer["error"]
+    assert re.search(r"expected .+\. [A-Z].+\.$", answer["error"])
     assert server.ask("POST", "/v1/recommend", requests[0])[0] == 200
 
 
@@ -134,7 +136,13 @@ def test_more_requests_than_the_bundle_takes_are_refused_with_the_limit(
 ) -> None:
     code, answer = server.ask("POST", "/v1/recommend", {"requests": [requests[0]] * 500})
     assert code == 400
-    assert "500" in answer["error"]
+    assert re.search(r"has 500 requests, expected 1 \.\. \d+, .+\. Split the list\.$", answer["error"])
+
+
+def test_none_of_too_many_requests_is_read(server: Server) -> None:
+    code, answer = server.ask("POST", "/v1/recommend", {"requests": [{"now": "yesterday"}] * 500})
+    assert (code, set(answer)) == (400, {"error"})
+    assert "500 requests" in answer["error"]
 
 
 def test_what_is_no_route_is_not_found_and_no_http_ends_nothing(server: Server) -> None:

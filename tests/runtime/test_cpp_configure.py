@@ -90,6 +90,35 @@ def test_a_given_path_that_holds_nothing_is_missing_and_nothing_else_is_taken(tm
     assert "ONNX Runtime library is missing" in said
 
 
+def test_missing_headers_name_both_ways_to_get_them(tmp_path: Path, tools: Path) -> None:
+    _, said = configure(tmp_path / "out", tools, "--onnxruntime-root", tmp_path / "nowhere")
+    [line] = [line for line in said.splitlines() if "ONNX Runtime headers is missing" in line]
+    assert "apt-get install -y libonnxruntime-dev" in line
+    assert "unpack a release of github.com/microsoft/onnxruntime and give --onnxruntime-root" in line
+
+
+@pytest.mark.parametrize("api", [21, 22, 23, 24], ids="1.{}".format)
+def test_headers_that_are_too_old_for_cuda_are_said_to_be(tmp_path: Path, tools: Path, api: int) -> None:
+    code, said = configure(
+        tmp_path / "out", tools, "--onnxruntime-root", make_onnxruntime(tmp_path / "own", str(api), "1.31.1")
+    )
+    assert code == 0, said
+    assert ("configure: CUDA: off, headers older than 1.23\n" in said) == (api < 23)
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [("", True), ("--offline", True), ("--onnxruntime-root=/opt/o", False), ("--onnxruntime-library /opt/o.so", False)],
+)
+def test_make_cpp_makes_an_environment_only_where_nobody_names_the_library(
+    tmp_path: Path, flags: str, needs: bool
+) -> None:
+    words = ["make", "-n", "cpp", f"VENV={tmp_path / 'no'}", f"MINIMAL={tmp_path / 'none'}", f"CPP_FLAGS={flags}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "runtime/cpp/configure" in done.stdout
+    assert ("docker/install.sh" in done.stdout) == needs
+
+
 def test_headers_newer_than_the_library_are_refused(tmp_path: Path, tools: Path) -> None:
     old = make_onnxruntime(tmp_path / "old", "24", "1.23.2")
     code, said = configure(tmp_path / "out", tools, "--onnxruntime-root", old)

@@ -140,6 +140,25 @@ def test_a_program_with_the_static_library_needs_no_other_file_of_ours(static_ou
     assert "liboneranker" not in needed
 
 
+def test_a_static_package_without_onnxruntime_says_what_to_give_and_leaves_the_users_module_path(
+    tmp_path: Path,
+) -> None:
+    package, build = tmp_path / "package", tmp_path / "build"
+    flags = ["-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_BUILD_TYPE=None"]
+    run("cmake", "-S", ROOT / "runtime" / "cpp", "-B", tmp_path / "library", *onnxruntime_flags(), *flags)
+    shutil.copytree(ROOT / "runtime" / "cpp" / "cmake", package)
+    shutil.copy(tmp_path / "library" / "onerankerConfig.cmake", package)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\nproject(asks LANGUAGES CXX)\nset(CMAKE_MODULE_PATH mine)\n"
+        'find_package(oneranker ${HOW})\nmessage(STATUS "found ${oneranker_FOUND}, then ${CMAKE_MODULE_PATH}.")\n'
+    )
+    words = ["cmake", "-S", str(tmp_path), "-B", str(build), f"-Doneranker_DIR={package}", "-DONNXRUNTIME_LIBRARY="]
+    assert re.search(r"found (OFF|0|FALSE), then mine\.", run(*words, "-DHOW=QUIET"))
+    refused = subprocess.run([*words, "-DHOW=REQUIRED"], capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "Give -DONNXRUNTIME_ROOT=<folder with lib/>" in " ".join(refused.stderr.split())
+
+
 def test_the_installed_version_is_that_of_the_project(outside: Outside, tmp_path: Path) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (outside.prefix / "lib" / f"liboneranker.so.{version}").is_file()

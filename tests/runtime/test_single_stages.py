@@ -11,6 +11,7 @@ import pytest
 from fake_bundle import expected_scores, make_request, tokens_of
 
 from runtime import FeedError, Pipeline, UsageError
+from runtime.forward import Forward
 from runtime.items import ItemIndex
 from runtime.recommendation import best_items
 
@@ -89,6 +90,26 @@ def test_a_step_without_the_one_before_it_is_an_error(pipeline: Pipeline, index:
         pipeline.rank()  # the caller's candidates lie where the retriever's did
 
 
+@pytest.mark.parametrize("call", ["recommend", "a recommend that fails", "warm_up"])
+def test_after_a_call_with_a_batch_of_its_own_no_step_goes_on_with_it(
+    pipeline: Pipeline, index: ItemIndex, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.generate(tokens_of(pipeline, [make_request(index, 3)]))
+    pipeline.enhance()
+    if call == "a recommend that fails":
+        monkeypatch.setattr(Forward, "retrieve", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.recommend([make_request(index, 20, 1)])
+        monkeypatch.undo()
+    elif call == "recommend":
+        pipeline.recommend([make_request(index, 20, 1)])
+    else:
+        pipeline.warm_up([1], [64])
+    for step in (pipeline.enhance, pipeline.retrieve, lambda: pipeline.rank([[1]])):
+        with pytest.raises(UsageError, match="has not run on this batch, expected it first"):
+            step()
+
+
 def test_features_of_candidates_reach_the_ranker(tmp_path: Path) -> None:
     bundle = fake_bundle.write_bundle(tmp_path / "bundle", features=True)
     index = ItemIndex.read(bundle / "items")
@@ -101,10 +122,10 @@ def test_features_of_candidates_reach_the_ranker(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             scores[0], expected_scores(tokens, index, [4, 5, 6]) + np.array([1, 5, 9]), rtol=1e-5
         )
-        with pytest.raises(FeedError, match=r"candidate_features, got none, expected float32 \[B, C, K\]"):
-            pipeline.recommend([make_request(index, 0)], 1)
         with pytest.raises(FeedError, match=r"is float64 \[1, 2, 2\], expected finite float32 \[1, 3, 2\]"):
             pipeline.rank([[4, 5, 6]], features[:, :2])
+        with pytest.raises(FeedError, match=r"candidate_features, got none, expected float32 \[B, C, K\]"):
+            pipeline.recommend([make_request(index, 0)], 1)
 
 
 def test_features_that_no_ranker_reads_are_refused(pipeline: Pipeline, index: ItemIndex) -> None:

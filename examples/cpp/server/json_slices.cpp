@@ -49,7 +49,8 @@ class Cutter {
         SkipText();
       } else if (next == '[' || next == '{') {
         if (++depth > kDeepest) {
-          throw std::invalid_argument("body: nested deeper than " + std::to_string(kDeepest) + ". Flatten it.");
+          throw std::invalid_argument("body: nested deeper than " + std::to_string(kDeepest) +
+                                      ", expected at most that. Flatten it.");
         }
         ++place_;
       } else if (depth == 0 && (next == ',' || next == ']' || next == '}')) {
@@ -76,7 +77,8 @@ class Cutter {
     try {
       return nlohmann::json::parse(json_.substr(begin, place_ - begin)).get<std::string>();
     } catch (const nlohmann::json::exception& error) {
-      throw std::invalid_argument(std::string("body: not JSON (") + error.what() + "). Mend that key.");
+      throw std::invalid_argument(std::string("body: not JSON (") + error.what() +
+                                  "), expected a text as key. Mend that key.");
     }
   }
 

@@ -14,7 +14,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view kExpected = R"(expected one request object, or {"requests": [...], "top_k": 10}.)";
+constexpr std::string_view kExpected =
+    R"(expected one request object, or {"requests": [...], "top_k": 10}. Send one of these.)";
 
 std::string Text(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
@@ -64,12 +65,13 @@ oneranker::Request RequestAt(std::string_view request, std::size_t position) {
 
 int TopK(const json& value) {
   if (!value.is_number_integer() || value < 1 || value > std::numeric_limits<int>::max()) {
-    throw std::invalid_argument("body: top_k is " + Text(value) + ", expected a whole number from 1 on.");
+    throw std::invalid_argument("body: top_k is " + Text(value) +
+                                ", expected a whole number from 1 on. Ask for as many as you show.");
   }
   return value.get<int>();
 }
 
-std::vector<std::string_view> RequestsIn(std::string_view value) {
+std::vector<std::string_view> RequestsIn(std::string_view value, std::size_t max_batch) {
   const std::string type = TypeOf(value);
   std::vector<std::string_view> requests;
   if (type == "array") {
@@ -77,14 +79,19 @@ std::vector<std::string_view> RequestsIn(std::string_view value) {
   }
   if (requests.empty()) {
     throw std::invalid_argument("body: 'requests' is " + type + (type == "array" ? " of size 0" : "") +
-                                ", expected a list of at least one request.");
+                                ", expected a list of at least one request. Put one into it, or send that one alone.");
+  }
+  if (requests.size() > max_batch) {
+    throw std::invalid_argument("body: 'requests' has " + std::to_string(requests.size()) +
+                                " requests, expected 1 .. " + std::to_string(max_batch) +
+                                ", what the bundle takes at once. Split the list.");
   }
   return requests;
 }
 
 }  // namespace
 
-RecommendBody RecommendBody::FromJson(std::string_view text) {
+RecommendBody RecommendBody::FromJson(std::string_view text, std::size_t max_batch) {
   const auto members = MembersOf(text);
   RecommendBody body;
   body.batch =
@@ -96,7 +103,7 @@ RecommendBody RecommendBody::FromJson(std::string_view text) {
   std::vector<std::string_view> requests;
   for (const auto& [key, value] : members) {  // of a key given twice the last counts
     if (key == "requests") {
-      requests = RequestsIn(value);
+      requests = RequestsIn(value, max_batch);
     } else if (key == "top_k") {
       body.top_k = TopK(Parsed(value, key));
     } else {
@@ -116,7 +123,8 @@ std::string FolderFromJson(std::string_view text) {
       return folder.get<std::string>();
     }
   }
-  throw std::invalid_argument(R"(body: expected {"folder": "<an item index>"} and nothing else.)");
+  throw std::invalid_argument(
+      R"(body: is something else, expected {"folder": "<an item index>"} and nothing else. Send that.)");
 }
 
 std::string JsonFrom(std::span<const oneranker::Recommendation> answers, bool batch) {

@@ -1,6 +1,7 @@
 /// The JSON bodies of /v1/recommend and /v1/items: one page that says what is taken and what is answered.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -17,8 +18,9 @@ struct RecommendBody {
   int top_k = 10;
   bool batch = false;  // asked for as a list, so answered as a list
 
-  /// Throws std::invalid_argument, or oneranker::Error with the position of a malformed request.
-  static RecommendBody FromJson(std::string_view text);
+  /// Throws std::invalid_argument, also for more than `max_batch` requests, none of which is read then, or
+  /// oneranker::Error with the position of a malformed request.
+  static RecommendBody FromJson(std::string_view text, std::size_t max_batch);
 };
 
 /// {"folder": "..."}. Throws std::invalid_argument.

@@ -131,11 +131,11 @@ void Service::Recommend(const std::string& body, httplib::Response& response) {
   }
   const auto start = std::chrono::steady_clock::now();
   Guarded(response, [&] {
-    const RecommendBody asked = RecommendBody::FromJson(body);
-    const PipelinePool::Lease worker = pool_->Take(kLongestWait);
+    const PipelinePool::Lease worker = pool_->Take(kLongestWait);  // first: only whoever has one may take room to read
     if (worker == nullptr) {
       return Refuse(response, "server: every pipeline is busy and the queue is full. Try again later, or start more.");
     }
+    const RecommendBody asked = RecommendBody::FromJson(body, static_cast<std::size_t>(model_->max_batch()));
     worker->pipeline.Recommend(asked.requests, asked.top_k, worker->answers);
     Respond(response, 200, JsonFrom(worker->answers, asked.batch));
   });

@@ -11,6 +11,7 @@
 #include "oneranker/oneranker.h"
 #include "oneranker/pipeline.h"
 #include "open_bundle.h"
+#include "python_text.h"
 #include "recommender.h"
 
 using oneranker::ErrorKind;
@@ -36,20 +37,13 @@ struct oneranker_request {
 
 namespace {
 
-/// The bytes of a text that fit, cut at a whole character of UTF-8.
-std::size_t WholeCharacters(const char* text, std::size_t size, std::size_t room) noexcept {
-  if (size <= room) return size;
-  while (room > 0 && (static_cast<unsigned char>(text[room]) & 0xC0U) == 0x80U) --room;
-  return room;
-}
-
 int Report(oneranker_error* error, int status, const char* message, std::int64_t position = -1) noexcept {
   if (error == nullptr) return status;
   error->status = status;
   error->position = position;
-  const std::size_t size = WholeCharacters(message, std::strlen(message), sizeof(error->message) - 1);
-  std::memcpy(error->message, message, size);
-  error->message[size] = '\0';
+  const std::string_view shown = oneranker::CutAt(message, sizeof(error->message) - 1);
+  std::memcpy(error->message, shown.data(), shown.size());
+  error->message[shown.size()] = '\0';
   return status;
 }
 

@@ -197,6 +197,11 @@ void Forward::Need(StageNumber stage) const {
        ".");
 }
 
+void Forward::Forget() noexcept {
+  done_.fill(false);
+  found_in_.reset();
+}
+
 void Forward::Begin(StageNumber stage) {
   std::fill(done_.begin() + static_cast<std::ptrdiff_t>(stage), done_.end(), false);
 }

@@ -47,6 +47,8 @@ class Forward {
   void CopyScores(std::span<float> scores) const;
   void CopyCandidates(Candidates& candidates) const;
 
+  /// No step has run from here on; what lies in the buffers is nobody's.
+  void Forget() noexcept;
   /// Run made-up batches of these sizes; they are forgotten after. Throws Error(kFeed).
   void WarmUp(const std::shared_ptr<const ServedTables>& tables, std::span<const std::int64_t> batch_sizes,
               std::span<const std::int64_t> history_lengths);
@@ -75,6 +77,18 @@ class Forward {
   bool filtered_ = false;                       // whether eligible_row holds anything but zeros
   std::int64_t ranked_ = 0;                     // columns of the scores that are not padding
   std::int64_t padded_ = 0;                     // columns of the scores
+};
+
+/// Of a call that brings a batch of its own: at its end, however it comes, no caller's step may go on with that batch.
+class OwnBatch {
+ public:
+  explicit OwnBatch(Forward& forward) noexcept : forward_(forward) {}
+  OwnBatch(const OwnBatch&) = delete;
+  OwnBatch& operator=(const OwnBatch&) = delete;
+  ~OwnBatch() { forward_.Forget(); }
+
+ private:
+  Forward& forward_;
 };
 
 }  // namespace oneranker

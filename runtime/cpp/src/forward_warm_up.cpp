@@ -34,6 +34,7 @@ void Forward::CheckWarmUp(std::span<const std::int64_t> batch_sizes,
 void Forward::WarmUp(const std::shared_ptr<const ServedTables>& tables, std::span<const std::int64_t> batch_sizes,
                      std::span<const std::int64_t> history_lengths) {
   CheckWarmUp(batch_sizes, history_lengths);
+  const OwnBatch own(*this);
   std::vector<std::int64_t> every_batch(static_cast<std::size_t>(model_.max_batch() - model_.profile('B').min + 1));
   std::iota(every_batch.begin(), every_batch.end(), model_.profile('B').min);
   const std::vector<std::int64_t> every_history = Histories(model_);
@@ -56,8 +57,6 @@ void Forward::WarmUp(const std::shared_ptr<const ServedTables>& tables, std::spa
       }
     }
   }
-  done_.fill(false);
-  found_in_.reset();
 }
 
 }  // namespace oneranker

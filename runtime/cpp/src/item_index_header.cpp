@@ -11,6 +11,7 @@
 namespace oneranker {
 namespace {
 
+constexpr std::size_t kMaxFile = std::size_t{1} << 20;  // nine keys; ids and names lie in items.safetensors
 constexpr std::int64_t kItemsSchema = 1;
 constexpr std::int64_t kMaxCount = (std::int64_t{1} << 31) - 2;  // rows and nodes are int32, and N+1 is a size
 
@@ -51,7 +52,7 @@ ItemIndexHeader ReadItemIndexHeader(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "index.json";
   std::string text;
   try {
-    text = ReadWhole(path);
+    text = ReadWhole(path, kMaxFile);
   } catch (const Unreadable& problem) {
     NoHeader(path.string(), problem.what());
   }
@@ -65,8 +66,7 @@ ItemIndexHeader ItemIndexHeaderFromJson(std::string_view text, const std::string
   } catch (const Unreadable& problem) {
     NoHeader(where, problem.what());
   }
-  const Json* const found = raw.Find("schema_version");
-  const Json schema = found == nullptr ? Json() : *found;
+  const Json& schema = raw["schema_version"];
   if (WholeNumber(schema) != kItemsSchema) {
     Fail(ErrorKind::kBundle, where, ": got schema ", raw.Is<Json::Object>() ? PythonText(schema) : PythonTypeName(raw),
          ", expected schema ", kItemsSchema, ". Write the item index again or install the runtime of that release.");

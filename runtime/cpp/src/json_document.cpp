@@ -1,8 +1,11 @@
 #include "json_document.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include "error.h"
@@ -50,9 +53,11 @@ Json ReadValue(JsonReader& reader, int depth) {
     }
     case JsonKind::kObject: {
       Json::Object object;
+      std::map<std::string, std::size_t, std::less<>> places;
       reader.ReadObject([&](std::string_view key) {
-        Json& member = object.try_emplace(std::string(key), Json{{}, object.size()}).first->second;
-        member.value = ReadValue(reader, depth + 1).value;
+        const auto [place, is_new] = places.try_emplace(std::string(key), object.size());
+        if (is_new) object.emplace_back(key, Json());
+        object[place->second].second = ReadValue(reader, depth + 1);
       });
       return {std::move(object)};
     }
@@ -112,8 +117,14 @@ struct PythonWriter {
 const Json* Json::Find(std::string_view key) const noexcept {
   const auto* object = std::get_if<Object>(&value);
   if (object == nullptr) return nullptr;
-  const auto found = object->find(key);
+  const auto found = std::find_if(object->begin(), object->end(), [&](const auto& row) { return row.first == key; });
   return found == object->end() ? nullptr : &found->second;
+}
+
+const Json& Json::operator[](std::string_view key) const noexcept {
+  static const Json null;
+  const Json* const found = Find(key);
+  return found == nullptr ? null : *found;
 }
 
 Json ParseJson(std::string_view text) {
@@ -154,6 +165,7 @@ std::optional<double> RealNumber(const Json& value) noexcept {
 std::vector<std::string> KeysOf(const Json& object) {
   std::vector<std::string> keys;
   for (const auto& [key, value] : object.As<Json::Object>()) keys.push_back(key);
+  std::sort(keys.begin(), keys.end());
   return keys;
 }
 

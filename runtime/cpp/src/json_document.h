@@ -4,11 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -17,7 +16,7 @@ namespace oneranker {
 /// One value of a parsed text. To free it takes no memory, so that it can be freed where there is none.
 struct Json {
   using List = std::vector<Json>;
-  using Object = std::map<std::string, Json, std::less<>>;
+  using Object = std::vector<std::pair<std::string, Json>>;  // in the order of the text, no key twice
 
   template <typename Type>
   [[nodiscard]] bool Is() const noexcept {
@@ -29,17 +28,16 @@ struct Json {
   }
   [[nodiscard]] bool IsNull() const noexcept { return Is<std::monostate>(); }
   [[nodiscard]] bool IsWhole() const noexcept { return Is<std::int64_t>() || Is<std::uint64_t>(); }
-  /// Of an object that has this key.
-  const Json& operator[](std::string_view key) const { return As<Object>().find(key)->second; }
+  /// A null if this is no object or has no such key.
+  const Json& operator[](std::string_view key) const noexcept;
   /// nullptr if this is no object or has no such key.
   [[nodiscard]] const Json* Find(std::string_view key) const noexcept;
 
   /// An integer that leaves int64 is a uint64, one that leaves that a double.
   std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, List, Object> value;
-  std::size_t place = 0;  // of an object's member: in the order of the text
 };
 
-/// Of a key given twice, the last counts. Throws Unreadable.
+/// Of a key given twice the last value counts, in the place of the first. Throws Unreadable.
 Json ParseJson(std::string_view text);
 
 /// The beginning of Python's repr of a value: "'23'", "True", "[]".

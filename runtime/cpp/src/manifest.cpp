@@ -13,6 +13,8 @@
 namespace oneranker {
 namespace {
 
+constexpr std::size_t kMaxFile = std::size_t{16} << 20;  // a hundred times what four stages with plans take
+
 constexpr std::array kManifestKeys{
     KeyRow{"created", "str"},
     KeyRow{"weights", "WeightsEntry"},
@@ -41,10 +43,10 @@ void CheckSchema(const Json& raw, const std::string& where) {
   if (!raw.Is<Json::Object>()) {
     Fail(ErrorKind::kBundle, where, ": holds a ", PythonTypeName(raw), ", expected a JSON object. ", kRebuild, ".");
   }
-  const Json* const schema = raw.Find("schema_version");
-  if (schema == nullptr || WholeNumber(*schema) != kSchemaVersion) {
-    Fail(ErrorKind::kBundle, where, ": schema ", schema == nullptr ? "None" : PythonText(*schema),
-         ", this runtime reads schema ", kSchemaVersion, ". ", kRebuild, ", or install the runtime of that release.");
+  const Json& schema = raw["schema_version"];
+  if (WholeNumber(schema) != kSchemaVersion) {
+    Fail(ErrorKind::kBundle, where, ": schema ", PythonText(schema), ", this runtime reads schema ", kSchemaVersion,
+         ". ", kRebuild, ", or install the runtime of that release.");
   }
 }
 
@@ -105,8 +107,6 @@ std::vector<StageEntry> StagesOf(const Json& raw, const std::string& where) {
     stages.push_back(StageOf(row, Joined(where, ": stages.", CutAt(name, 60))));
     stages.back().name = name;
   }
-  std::sort(stages.begin(), stages.end(),
-            [&raw](const StageEntry& a, const StageEntry& b) { return raw[a.name].place < raw[b.name].place; });
   std::vector<std::string> names;
   for (const StageEntry& stage : stages) names.push_back(stage.name);
   if (!std::equal(names.begin(), names.end(), kStages.begin(), kStages.end())) {
@@ -122,7 +122,7 @@ Manifest Manifest::Read(const std::filesystem::path& bundle) {
   const std::filesystem::path path = bundle / "manifest.json";
   std::string text;
   try {
-    text = ReadWhole(path);
+    text = ReadWhole(path, kMaxFile);
   } catch (const Unreadable& problem) {
     NoManifest(path.string(), problem.what());
   }

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <system_error>
 
+#include "error.h"
 #include "unreadable.h"
 
 namespace oneranker {
@@ -54,8 +55,9 @@ std::size_t ReadOnlyFile::Read(std::span<std::byte> into) {
   return done;
 }
 
-std::string ReadWhole(const std::filesystem::path& path) {
+std::string ReadWhole(const std::filesystem::path& path, std::size_t most) {
   ReadOnlyFile file(path);
+  if (file.size() > most) throw Unreadable(Joined(file.size(), " bytes, more than the ", most, " that are read"));
   std::string text(file.size(), '\0');
   if (file.Read(std::as_writable_bytes(std::span(text))) != text.size()) throw Unreadable("cut while it was read");
   return text;

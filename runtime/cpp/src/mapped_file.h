@@ -27,8 +27,8 @@ class ReadOnlyFile {
   std::size_t size_ = 0;
 };
 
-/// The whole file. Throws Unreadable.
-std::string ReadWhole(const std::filesystem::path& path);
+/// The whole file. Throws Unreadable, also where it has more than `most` bytes.
+std::string ReadWhole(const std::filesystem::path& path, std::size_t most);
 
 /// A file in memory, shared with every process that maps it; it must not be written to meanwhile.
 class MappedFile {

@@ -15,6 +15,7 @@
 namespace oneranker {
 namespace {
 
+constexpr std::size_t kMaxFile = std::size_t{512} << 20;  // a byte a cell: S of 16384 takes half of it
 constexpr std::array<std::string_view, 3> kNames{"candidate_mask", "causal_mask", "task_mask"};
 
 template <typename Element>
@@ -60,7 +61,7 @@ bool Masks::Has(std::string_view name) noexcept {
 Masks Masks::Read(const std::filesystem::path& path) {
   std::string file;
   try {
-    file = ReadWhole(path);
+    file = ReadWhole(path, kMaxFile);
   } catch (const Unreadable& problem) {
     Fail(ErrorKind::kBundle, path, ": got ", problem.what(), ", expected a safetensors file. ", kRebuild, ".");
   }

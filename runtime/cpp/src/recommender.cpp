@@ -43,8 +43,9 @@ void Recommender::Answer(std::span<const Request* const> requests, int top_k, st
   const ItemIndex& index = tables->index();
   EncodeAll(requests, index);
   const std::size_t B = requests.size();
-  forward_.Generate({tokens_.data(), B});
+  const OwnBatch own(forward_);
   tables_.reset();
+  forward_.Generate({tokens_.data(), B});
   forward_.Enhance();
   forward_.Retrieve(tables, {filters_.data(), B});
   forward_.Rank(tables);
@@ -109,17 +110,16 @@ void Recommender::Enhance() {
 
 void Recommender::Retrieve(Candidates& candidates) {
   const Turn turn(taken_);
-  const std::shared_ptr<const ServedTables>& tables = OfThisBatch();
-  forward_.Retrieve(tables, {});
+  forward_.Retrieve(tables_, {});
   forward_.FetchCandidates();
   forward_.CopyCandidates(candidates);
-  candidates.index_version = tables->index().header().version;
+  candidates.index_version = tables_->index().header().version;
 }
 
 void Recommender::Rank(std::span<const CandidateIds> candidates, std::span<const float> features,
                        std::vector<float>& scores) {
   const Turn turn(taken_);
-  RankRows(OfThisBatch(), candidates, features);
+  RankRows(tables_, candidates, features);
   scores.resize(rows_.size());
   forward_.CopyScores(scores);
 }
@@ -128,8 +128,9 @@ void Recommender::Rank(const Request& request, const CandidateIds& candidates, s
   const Turn turn(taken_);
   const std::shared_ptr<const ServedTables> tables = model_->items();
   EncodeOne(0, request, tables->index(), tokens_[0]);
-  forward_.Generate({tokens_.data(), 1});
+  const OwnBatch own(forward_);
   tables_.reset();
+  forward_.Generate({tokens_.data(), 1});
   forward_.Enhance();
   RankRows(tables, {&candidates, 1}, {});
   forward_.CopyScores(scores);
@@ -149,11 +150,6 @@ void Recommender::MakeRoom() {
     filter.only.reserve(kWarmFilterIds);
     filter.without.reserve(kWarmFilterIds);
   }
-}
-
-const std::shared_ptr<const ServedTables>& Recommender::OfThisBatch() {
-  if (tables_ == nullptr) tables_ = model_->items();  // the batch of a Recommend, which holds none
-  return tables_;
 }
 
 void Recommender::EncodeAll(std::span<const Request* const> requests, const ItemIndex& index) {

@@ -45,8 +45,6 @@ class Recommender {
   /// As answers.resize(size), but the lists of what falls away are kept and used again.
   void Resize(std::vector<Recommendation>& answers, std::size_t size);
   void MakeRoom();
-  /// The tables that serve the steps of this batch, whatever is swapped in meanwhile.
-  const std::shared_ptr<const ServedTables>& OfThisBatch();
   void EncodeAll(std::span<const Request* const> requests, const ItemIndex& index);
   void EncodeOne(std::size_t position, const Request& request, const ItemIndex& index, Tokens& tokens);
   void RankRows(const std::shared_ptr<const ServedTables>& tables, std::span<const CandidateIds> candidates,
@@ -55,7 +53,7 @@ class Recommender {
   std::shared_ptr<const LoadedModel> model_;
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
   Forward forward_;
-  std::shared_ptr<const ServedTables> tables_;  // of the last Generate that a caller asked for; else none
+  std::shared_ptr<const ServedTables> tables_;  // of a caller's batch, whatever is swapped in meanwhile; else none
   std::unique_ptr<EncodeScratch, void (*)(EncodeScratch*)> scratch_;
   // of the largest batch so far, reused
   std::vector<const Request*> requests_;

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "json_reader.h"
 #include "only_errors.h"
+#include "python_text.h"
 #include "text.h"
 
 namespace oneranker {
@@ -21,7 +22,7 @@ struct Place {
   std::string_view key;
 
   [[nodiscard]] std::string Text() const {
-    return Joined(section, index ? Joined("[", *index, "]") : "", key.empty() ? "" : ".", key);
+    return Joined(section, index ? Joined("[", *index, "]") : "", key.empty() ? "" : ".", CutAt(key, 60));
   }
 };
 
@@ -163,7 +164,8 @@ void ReadEvents(JsonReader& json, std::vector<Event>& events) {
 void ReadIds(JsonReader& json, std::string_view section, std::optional<std::vector<std::string>>& ids) {
   ids.reset();
   if (TakeNull(json)) return;
-  if (json.Next() != JsonKind::kList) Refuse(json, {section, std::nullopt, ""}, "a list of item ids.");
+  if (json.Next() != JsonKind::kList)
+    Refuse(json, {section, std::nullopt, ""}, "a list of item ids. Send [] for none.");
   ids.emplace();
   json.ReadList([&](std::size_t i) { ReadName(json, {section, i, ""}, ids->emplace_back()); });
 }
@@ -171,7 +173,7 @@ void ReadIds(JsonReader& json, std::string_view section, std::optional<std::vect
 Request ReadRequest(std::string_view text) {
   JsonReader json(text, "request");
   if (json.Next() != JsonKind::kObject) {
-    Refuse(json, {"request", std::nullopt, ""}, "an object with 'events' and 'now'.");
+    Refuse(json, {"request", std::nullopt, ""}, "an object with 'events' and 'now'. Send one object for each request.");
   }
   Request request;
   json.ReadObject([&](std::string_view key) {

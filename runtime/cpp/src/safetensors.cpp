@@ -15,7 +15,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "safetensors are little-endian and viewed in place");
 
-constexpr std::size_t kMaxHeader = 100'000'000;
+constexpr std::size_t kMaxHeader = std::size_t{4} << 20;  // a bundle's file has tens of tensors
 
 struct FileDType {
   std::string_view stored;
@@ -121,7 +121,8 @@ StoredTensors ReadSafetensors(std::span<const std::byte> file) {
   std::uint64_t header_bytes = 0;
   for (std::size_t i = 8; i-- > 0;) header_bytes = header_bytes << 8 | std::to_integer<std::uint64_t>(file[i]);
   if (header_bytes > kMaxHeader || header_bytes > file.size() - 8) {
-    Refuse("it claims ", header_bytes, " bytes, the file has ", file.size());
+    Refuse("it claims ", header_bytes, " bytes, the file has ", file.size(), ", expected at most ",
+           std::min(kMaxHeader, file.size() - 8));
   }
   const std::span<const std::byte> header = file.subspan(8, static_cast<std::size_t>(header_bytes));
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());

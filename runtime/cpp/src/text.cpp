@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "python_text.h"
 #include "utf8_check.h"
 
 namespace oneranker {
@@ -171,11 +172,8 @@ std::optional<double> NumberFrom(std::string_view text) {
 }
 
 std::string Quoted(std::string_view text) {
-  constexpr std::size_t kLongest = 60;
-  if (text.size() <= kLongest) return Joined("'", text, "'");
-  std::size_t end = kLongest;
-  while (end > 0 && ContinuesCharacter(static_cast<std::uint8_t>(text[end]))) --end;
-  return Joined("'", text.substr(0, end), "…'");
+  const std::string_view shown = CutAt(text, 60);
+  return Joined("'", shown, shown.size() < text.size() ? "…'" : "'");
 }
 
 }  // namespace oneranker

@@ -29,12 +29,13 @@ inline std::string_view TextOf(const std::string& value, TextBuffer&) noexcept {
 /// Without the white space around it, Unicode's included.
 std::string_view Strip(std::string_view text) noexcept;
 
-/// What Python's float() reads, in any locale; nullopt for text that is no number. Too large is infinite.
+/// What Python's float() reads, in any locale, but of digits only ASCII's; nullopt for text that is no number. Too
+/// large is infinite.
 std::optional<double> NumberFrom(std::string_view text);
 /// The same for text that is known to be a decimal number: digits, a point, an exponent.
 double DecimalFrom(std::string_view digits) noexcept;
 
-/// 'text' for an error, cut after some 60 bytes at a whole character.
+/// 'text' for an error, cut after 60 bytes at a whole character, and at a zero; 'te…' then.
 std::string Quoted(std::string_view text);
 
 /// Call `use(part)` for each part between '|' that is not blank, stripped, as long as it returns true.

@@ -21,8 +21,7 @@ Field Field::FromJson(const Json& raw, const std::string& where) {
   if (!raw.Is<Json::Object>()) {
     Fail(ErrorKind::kBundle, where, ": got ", PythonTypeName(raw), ", expected an object. Fit the tokenizer again.");
   }
-  const Json* const found = raw.Find("type");
-  const std::string type = found != nullptr && found->Is<std::string>() ? found->As<std::string>() : "";
+  const std::string type = raw["type"].Is<std::string>() ? raw["type"].As<std::string>() : "";
   std::vector<std::string> keys{"name", "type", type == "number" ? "edges" : "values"};
   if (type == "list") keys.emplace_back("slots");
   CheckKeys(raw, std::move(keys), Joined(where, ": a field of type ", Quoted(type)));
@@ -32,7 +31,7 @@ Field Field::FromJson(const Json& raw, const std::string& where) {
   field.type_ = TypeFrom(type, field.name_);
   if (type == "list") field.slots_ = WholeIn(raw, "slots", where);
   if (field.slots_ < 1) {
-    Fail(ErrorKind::kBundle, "field '", field.name_, "' (", type, "): slots is ", field.slots_,
+    Fail(ErrorKind::kBundle, "field ", Quoted(field.name_), " (", type, "): slots is ", field.slots_,
          ", expected 1, or more for a list. Correct the schema or the tokenizer file.");
   }
   if (field.type_ == Type::kNumber) {
@@ -47,7 +46,7 @@ Field::Type Field::TypeFrom(const std::string& type, const std::string& name) {
   if (type == "category" || type == "integer") return Type::kCategory;
   if (type == "number") return Type::kNumber;
   if (type == "list") return Type::kList;
-  Fail(ErrorKind::kBundle, "field '", name, "': type is ", Quoted(type),
+  Fail(ErrorKind::kBundle, "field ", Quoted(name), ": type is ", Quoted(type),
        ", expected one of category, integer, number, list. Correct the schema or the tokenizer file.");
 }
 
@@ -59,7 +58,7 @@ void Field::ReadEdges(const Json& raw, const std::string& where) {
            ", expected int or float. Fit the tokenizer again.");
     }
     if (!std::isfinite(*number) || (!edges_.empty() && !(edges_.back() < *number))) {
-      Fail(ErrorKind::kBundle, "field '", name_, "': edge ", edges_.size(), " is ", PythonText(edge),
+      Fail(ErrorKind::kBundle, "field ", Quoted(name_), ": edge ", edges_.size(), " is ", PythonText(edge),
            ", expected finite rising numbers. Fit the tokenizer again.");
     }
     edges_.push_back(*number);
@@ -76,7 +75,7 @@ void Field::ReadValues(const Json& raw, const std::string& where) {
     }
     const auto& text = value.As<std::string>();
     if (text.empty() || row == std::numeric_limits<std::int32_t>::max() || !row_of_.emplace(text, ++row).second) {
-      Fail(ErrorKind::kBundle, "field '", name_, "': value ", PythonText(value),
+      Fail(ErrorKind::kBundle, "field ", Quoted(name_), ": value ", PythonText(value),
            " is empty or there twice, expected distinct non-empty values. Fit the tokenizer again.");
     }
   }
@@ -138,7 +137,7 @@ double Field::NumberOf(const Given& given) const {
   }
   if (text == nullptr || text->empty()) return std::numeric_limits<double>::quiet_NaN();
   if (const std::optional<double> number = NumberFrom(*text)) return *number;
-  Fail(ErrorKind::kRequest, "field '", name_, "': could not convert string to float: ", Quoted(*text),
+  Fail(ErrorKind::kRequest, "field ", Quoted(name_), ": could not convert string to float: ", Quoted(*text),
        ", expected a number. Send a number, or declare the column as 'category'.");
 }
 
@@ -168,8 +167,8 @@ void Field::EncodeList(const Given& given, std::span<std::int32_t> out) const {
 
 void Field::RefuseList(const Given& given) const {
   if (given.value == nullptr || !std::holds_alternative<std::vector<Scalar>>(*given.value)) return;
-  Fail(ErrorKind::kRequest, "field '", name_,
-       "': got a value that is a list or an object, expected text or a number. Give one plain value, or declare the "
+  Fail(ErrorKind::kRequest, "field ", Quoted(name_),
+       ": got a value that is a list or an object, expected text or a number. Give one plain value, or declare the "
        "column as 'list'.");
 }
 

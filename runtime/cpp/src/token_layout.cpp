@@ -60,12 +60,9 @@ std::int64_t WidthOf(const std::vector<Field>& fields) {
 
 TokenLayout TokenLayout::FromJson(std::string_view text, const std::string& where) {
   const Json raw = Parse(text, where);
-  const Json* const schema = raw.Find("schema_version");
-  if (schema == nullptr || WholeNumber(*schema) != kSchema) {
-    Fail(ErrorKind::kBundle, where, ": schema ",
-         !raw.Is<Json::Object>() ? PythonTypeName(raw)
-         : schema == nullptr     ? "None"
-                                 : PythonText(*schema),
+  const Json& schema = raw["schema_version"];
+  if (WholeNumber(schema) != kSchema) {
+    Fail(ErrorKind::kBundle, where, ": schema ", raw.Is<Json::Object>() ? PythonText(schema) : PythonTypeName(raw),
          ", this release reads schema ", kSchema, ". Build the bundle again, or install the release that wrote it.");
   }
   CheckKeys(raw,
@@ -118,8 +115,8 @@ void TokenLayout::PlaceFields(const std::string& where) {
 
 void TokenLayout::NameColumns(const std::string& where) {
   const auto refuse = [&](std::string_view section, const Field& field) {
-    Fail(ErrorKind::kBundle, where, ": ", section, " declares ['", field.name(),
-         "'], which the request format takes. Rename the column.");
+    Fail(ErrorKind::kBundle, where, ": ", section, " declares [", Quoted(field.name()),
+         "], which the request format takes. Rename the column.");
   };
   const auto taken = [](std::string_view name) {
     return name == "item" || name == "time" || name == "group" || name == "kind";

@@ -19,6 +19,7 @@ namespace {
 enum Kind : std::int32_t { kPad, kUser, kContent, kContext, kItem };
 
 constexpr std::int64_t kDropped = -1;
+constexpr std::size_t kMaxFile = std::size_t{64} << 20;  // millions of values of its fields
 
 /// One X token; its columns are those of its group's first event, or of the request.
 struct ContextToken {
@@ -191,7 +192,7 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer Tokenizer::Read(const std::filesystem::path& path) {
   std::string text;
   try {
-    text = ReadWhole(path);
+    text = ReadWhole(path, kMaxFile);
   } catch (const Unreadable& problem) {
     Fail(ErrorKind::kBundle, path, ": cannot be read (", problem.what(),
          "), expected a tokenizer. Was it copied whole?");

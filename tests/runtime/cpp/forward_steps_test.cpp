@@ -93,6 +93,53 @@ TEST_F(ForwardStepsTest, StepsOutOfOrderSayWhichIsMissing) {
   EXPECT_TRUE(ErrorOf([&] { recommender_.Rank(one, {}, scores); }));
 }
 
+TEST_F(ForwardStepsTest, AfterACallWithABatchOfItsOwnNoStepGoesOnWithIt) {
+  Tokens tokens;
+  recommender_.Encode(FakeRequest(3), tokens);
+  std::vector<float> scores;
+  Candidates found;
+  const std::vector<CandidateIds> one{{"item 1"}};
+  const auto is_forgotten_after = [&](const auto& call) {
+    recommender_.Generate({&tokens, 1});
+    recommender_.Enhance();
+    call();
+    for (const auto& error : {ErrorOf([&] { recommender_.Enhance(); }), ErrorOf([&] { recommender_.Retrieve(found); }),
+                              ErrorOf([&] { recommender_.Rank(one, {}, scores); })}) {
+      ASSERT_TRUE(error);
+      EXPECT_EQ(error->kind(), ErrorKind::kUsage);
+    }
+  };
+  is_forgotten_after([&] { Recommend({FakeRequest(8)}); });
+  is_forgotten_after([&] { recommender_.WarmUp({}, {}); });
+  is_forgotten_after([&] {
+    scores.resize(1);
+    recommender_.Rank(FakeRequest(8), one[0], scores);
+  });
+  for (const char* stage : {"generator", "retriever", "ranker"}) {
+    const auto stops = [&](const auto& call) {
+      log_.throw_in = stage;
+      EXPECT_TRUE(ErrorOf(call));
+      log_.throw_in = "";
+    };
+    is_forgotten_after([&] { stops([&] { Recommend({FakeRequest(8)}); }); });
+    is_forgotten_after([&] { stops([&] { recommender_.WarmUp({}, {}); }); });
+  }
+}
+
+TEST_F(ForwardStepsTest, ARecommendThatIsRefusedBeforeAnyStageRunsLeavesTheCallersBatch) {
+  Tokens tokens;
+  recommender_.Encode(FakeRequest(3), tokens);
+  recommender_.Generate({&tokens, 1});
+  recommender_.Enhance();
+  Request bad = FakeRequest(2);
+  bad.events[1].item = "";
+  EXPECT_TRUE(ErrorOf([&] { Recommend({bad}); }));
+  EXPECT_TRUE(ErrorOf([&] { Recommend({FakeRequest(1)}, 0); }));
+  std::vector<float> scores;
+  recommender_.Rank(std::vector<CandidateIds>{{"item 7"}}, {}, scores);
+  EXPECT_EQ(scores.at(0), Expected(FakeRequest(3), std::array<std::int32_t, 1>{7}, 1)[0].score);
+}
+
 TEST_F(ForwardStepsTest, LimitsAreErrorsThatNameThem) {
   EXPECT_TRUE(Recommend({}).empty());
   const auto many = ErrorOf([&] { Recommend(std::vector<Request>(kFakeBatch + 1)); });

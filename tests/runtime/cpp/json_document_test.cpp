@@ -43,14 +43,19 @@ TEST(JsonDocument, WhatIsShownIsShort) {
   EXPECT_EQ(PythonText(ParseJson("\"" + std::string(58, 'a') + "ä\"")), "'" + std::string(58, 'a'));
 }
 
-TEST(JsonDocument, AMemberKnowsItsPlaceAndOfAKeyGivenTwiceTheLastCounts) {
-  const Json object = ParseJson(R"({"b": 1, "a": 2, "b": 3, "c": 4})");
+TEST(JsonDocument, MembersKeepTheirOrderAndOfAKeyGivenTwiceTheLastCounts) {
+  const Json object = ParseJson(R"({"b": 1, "a": 2, "b": {"b": 3}, "c": 4})");
+  EXPECT_EQ(PythonText(object), "{'b': {'b': 3}, 'a': 2, 'c': 4}");  // repr(json.loads(text))
   EXPECT_EQ(KeysOf(object), (std::vector<std::string>{"a", "b", "c"}));
-  EXPECT_EQ(WholeNumber(object["b"]), 3);
-  EXPECT_EQ(object["b"].place, 0U);
-  EXPECT_EQ(object["a"].place, 1U);
-  EXPECT_EQ(object["c"].place, 2U);
+  EXPECT_EQ(WholeNumber(object["b"]["b"]), 3);
+}
+
+TEST(JsonDocument, AMemberThatIsAbsentIsNull) {
+  const Json object = ParseJson(R"({"a": null})");
+  EXPECT_TRUE(object["d"].IsNull());
+  EXPECT_TRUE(object["d"]["e"].IsNull());
   EXPECT_EQ(object.Find("d"), nullptr);
+  EXPECT_NE(object.Find("a"), nullptr);
   EXPECT_EQ(ParseJson("[]").Find("d"), nullptr);
 }
 

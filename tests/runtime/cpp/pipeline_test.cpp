@@ -169,6 +169,19 @@ TEST_F(PipelineTest, ADamagedFileIsABundleErrorThatNamesIt) {
   }
 }
 
+TEST_F(PipelineTest, AFileThatIsFarTooLargeIsABundleErrorBeforeItIsRead) {
+  const TempFolder temp;
+  const auto copy = temp.path() / "bundle";
+  std::filesystem::copy(Bundle(), copy, std::filesystem::copy_options::recursive);
+  for (const char* name : {"items/index.json", "manifest.json"}) {
+    std::filesystem::resize_file(copy / name, std::uintmax_t{1} << 40);  // a hole: it takes no room on the disk
+    const std::string error = oneranker_test::BundleErrorOf([&] { Model::Load(copy, OneThread()); });
+    EXPECT_NE(error.find((copy / name).string()), std::string::npos) << error;
+    EXPECT_NE(error.find("1099511627776 bytes, more than the "), std::string::npos) << error;
+    EXPECT_TRUE(error.ends_with('.')) << error;
+  }
+}
+
 TEST_F(PipelineTest, AnItemIndexOutsideOfTheBundleIsABundleErrorUnlessTheCallerNamesIt) {
   const TempFolder temp;
   const auto copy = temp.path() / "bundle";

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 
 #include "json_reader.h"
 #include "text.h"
@@ -98,6 +99,21 @@ TEST(RequestJson, WhatIsNoRequestIsRefusedAtItsPlace) {
   };
   for (const auto& [json, words] : bad)
     ExpectError([&, &json = json] { Request::FromJson(json); }, ErrorKind::kRequest, words);
+}
+
+TEST(RequestJson, EveryRefusalSaysWhatIsExpectedAndWhatToDoNext) {
+  const std::regex said("expected .+\\. [A-Z].+\\.$");
+  for (const char* json :
+       {"[]", "{", R"({"a\u0000b":1})", R"({"user":3})", R"({"user":{"a\u0000b":{}}})", R"({"context":{"x":[{}]}})",
+        R"({"events":{}})", R"({"events":[3]})", R"({"events":[{"item":[]}]})", R"({"events":[{"time":"5\u0000"}]})",
+        R"({"events":[{"a\u0000b":{}}]})", R"({"now":1e400})", R"({"eligible":"a"})", R"({"excluded":[{}]})"}) {
+    try {
+      Request::FromJson(json);
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_TRUE(std::regex_search(error.what(), said)) << json << ": " << error.what();
+    }
+  }
 }
 
 TEST(RequestJson, WhatIsNoJsonIsRefused) {

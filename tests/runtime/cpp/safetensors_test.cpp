@@ -55,6 +55,13 @@ TEST(Safetensors, AHeaderLongerThanTheFileOrTheFormatAllowsIsRefused) {
   }
 }
 
+TEST(Safetensors, AHeaderOfMoreThanFourMebibytesIsRefusedEvenIfTheFileHasIt) {
+  const std::size_t most = std::size_t{4} << 20;
+  EXPECT_EQ(RefusalOf(WithHeader("{}" + std::string(most - 2, ' '), "")), "");
+  EXPECT_EQ(RefusalOf(WithHeader("{}" + std::string(most - 1, ' '), "")),
+            "a wrong safetensors header: it claims 4194305 bytes, the file has 4194313, expected at most 4194304");
+}
+
 TEST(Safetensors, AWrongHeaderIsRefusedWithAReason) {
   const auto row = [](std::string_view text) { return WithHeader(text, "12345678"); };
   const std::vector<std::pair<std::string, std::string>> rows{

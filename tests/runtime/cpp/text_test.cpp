@@ -95,6 +95,12 @@ TEST(Text, PartsOfAListAreStrippedAndNeverBlank) {
 
 TEST(Text, WhatIsQuotedIsCutAtAWholeCharacter) {
   EXPECT_EQ(Quoted(std::string(59, 'a') + "ääää"), "'" + std::string(59, 'a') + "…'");
+  EXPECT_EQ(Quoted(std::string(60, 'a')), "'" + std::string(60, 'a') + "'");
+}
+
+TEST(Text, AZeroInWhatIsQuotedEndsNoMessage) {
+  EXPECT_EQ(Quoted(std::string_view("a\0b", 3)), "'a…'");
+  EXPECT_EQ(Quoted(std::string_view("\0", 1)), "'…'");
 }
 
 }  // namespace

@@ -19,11 +19,11 @@ typedef struct oneranker_request oneranker_request;
 
 enum oneranker_status {
   ONERANKER_OK = 0,
-  ONERANKER_FAILED = 1, /* the engine, or memory */
-  ONERANKER_USAGE = 2,  /* a null handle, or a pipeline used from two threads at once */
-  ONERANKER_BUNDLE = 3, /* a damaged bundle or item index */
-  ONERANKER_DEVICE = 5, /* an engine or a device that is not here */
-  ONERANKER_FEED = 6,   /* limits */
+  ONERANKER_FAILED = 1, /* the engine stopped, its answer is no number, or the host has no memory left */
+  ONERANKER_USAGE = 2,  /* a null pointer, options.threads out of range, or a pipeline used from two threads at once */
+  ONERANKER_BUNDLE = 3, /* a bundle or an item index that is damaged or does not fit */
+  ONERANKER_DEVICE = 5, /* an engine or a device that is not here or has no room */
+  ONERANKER_FEED = 6,   /* more requests than max_batch, top_k below 1, or a model whose ranker reads features */
   ONERANKER_REQUEST = 7 /* one request is malformed: see position */
 };
 

@@ -22,8 +22,16 @@
 
 namespace oneranker {
 
-/// Why a call failed; the numbers are the C ABI's status codes, and 1..3 the commands' exit codes.
-enum class ErrorKind : std::uint8_t { kFailed = 1, kUsage = 2, kBundle = 3, kDevice = 5, kFeed = 6, kRequest = 7 };
+/// Why a call failed; the numbers are the C ABI's status codes, and 1..3 the commands' exit codes. Any call may throw
+/// kFailed, kDevice for want of room, and kUsage; what else it throws stands beside it.
+enum class ErrorKind : std::uint8_t {
+  kFailed = 1,   // the engine stopped, its answer is no number, or the host has no memory left
+  kUsage = 2,    // a second call meanwhile, an object that was moved from, a step before the one that it needs
+  kBundle = 3,   // a bundle or an item index that is damaged or does not fit
+  kDevice = 5,   // an engine or a device that is not here or has no room
+  kFeed = 6,     // more, or less, than the bundle takes
+  kRequest = 7,  // one request is malformed: see position()
+};
 
 /// The one exception: what() says where, what was found, what was expected and what to do next.
 class ONERANKER_API Error : public std::runtime_error {
@@ -116,7 +124,8 @@ struct Options {
 /// One loaded bundle: weights and item tables, shared by every Pipeline made from it.
 class ONERANKER_API Model {
  public:
-  /// Throws Error(kBundle) for a damaged bundle, Error(kDevice) where engine or device is not here.
+  /// Throws Error(kBundle) for a damaged bundle, Error(kDevice) where engine or device is not here, Error(kUsage) for a
+  /// number of threads that there cannot be.
   static Model Load(const std::filesystem::path& bundle, const Options& options = {});
   struct Impl;
   explicit Model(std::shared_ptr<Impl> impl);  // Load alone has an Impl
@@ -125,7 +134,8 @@ class ONERANKER_API Model {
   ~Model();
 
   /// Serve another item index of the same code space; calls in flight finish on the old one, which is freed after them.
-  /// Index files are mapped: replace a folder by renaming it, never write into one that serves. Throws Error(kBundle).
+  /// Index files are mapped: replace a folder by renaming it, never write into one that serves. Throws Error(kBundle);
+  /// the old index serves on then.
   void SwapItems(const std::filesystem::path& folder);
 
   [[nodiscard]] std::string index_version() const;
@@ -149,7 +159,9 @@ class ONERANKER_API Pipeline {
   ~Pipeline();
 
   /// Answer up to max_batch() requests with at most `top_k` items each. Answers that are passed in again are filled in
-  /// place: after a warm-up of the same sizes a call allocates nothing. Throws Error(kRequest), Error(kFeed).
+  /// place: after a warm-up of the same sizes a call allocates nothing. From its warm-up or first filter on a
+  /// pipeline holds (max_batch() + 1) * (N + 1) * 4 bytes for filters, N the items. Throws Error(kRequest),
+  /// Error(kFeed).
   void Recommend(std::span<const Request> requests, int top_k, std::vector<Recommendation>& answers);
   std::vector<Recommendation> Recommend(std::span<const Request> requests, int top_k = 10);
 
@@ -159,13 +171,17 @@ class ONERANKER_API Pipeline {
   void WarmUp(std::span<const std::int64_t> batch_sizes = {}, std::span<const std::int64_t> history_lengths = {});
 
   // The steps, for callers who bring their own candidates; each works on the batch of the last Generate and on the item
-  // index that served then: a swap counts from the next Generate on.
+  // index that served then: a swap counts from the next Generate on. A Recommend or a WarmUp that ran any stage has
+  // forgotten that batch. Each throws Error(kUsage) where the step before it has not run.
+  /// Throws Error(kRequest).
   Tokens Encode(const Request& request);
+  /// Throws Error(kRequest) for tokens of another shape, Error(kFeed) for none or too many requests.
   void Generate(std::span<const Tokens> batch);
   void Enhance();
   Candidates Retrieve();
   /// Score the caller's items, one list of ids per request. Shapes: features [B, C, K] if the model reads them ->
-  /// [B, C], C the longest list, padding -1e30. Throws Error(kRequest) for an empty list or an unknown item.
+  /// [B, C], C the longest list, padding -1e30. Throws Error(kRequest) for a list that is empty or too long and for an
+  /// unknown item, Error(kFeed) for another number of lists or features.
   std::vector<float> Rank(std::span<const std::vector<std::string>> candidates, std::span<const float> features = {});
 
  private:

@@ -68,7 +68,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
   } catch (const Error& error) {
     const bool expected = error.kind() == ErrorKind::kRequest || (is_tokenizer && error.kind() == ErrorKind::kBundle);
-    if (!expected || std::string_view(error.what()).size() > 100'000) std::abort();
+    const std::string_view said = error.what();
+    if (!expected || !said.ends_with('.') || said.size() > 100'000) std::abort();
   }
   return 0;
 }

@@ -1,0 +1,60 @@
+"""Which answers of the benchmark's backends count as the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from benchmarks.row import EAGER
+from benchmarks.turn_process import CPP, TurnProcess, compare
+from benchmarks.turn_worker import PYTHON
+from runtime.errors import ParityError
+
+Answers = list[list[tuple[str, float]]]
+TRUTH: Answers = [[("a", 3.0), ("b", 2.0), ("c", 2.0 - 4e-6)], [("d", 1.0)]]
+TIE_SWAPPED: Answers = [[("a", 3.0), ("c", 2.0 - 1e-6), ("b", 2.0 - 2e-6)], [("d", 1.0)]]
+WRONG: dict[str, Answers] = {
+    "no items": [[], []],
+    "one item less": [TRUTH[0][:2], TRUTH[1]],
+    "one item more": [TRUTH[0], [("d", 1.0), ("e", 0.5)]],
+    "another item of the same score": [TRUTH[0], [("e", 1.0)]],
+    "a score that is off": [TRUTH[0], [("d", 1.0 + 2e-5)]],
+    "a score that is no number": [TRUTH[0], [("d", float("nan"))]],
+    "two scores that changed places": [[("b", 3.0), ("a", 2.0), ("c", 2.0 - 4e-6)], TRUTH[1]],
+}
+
+
+@dataclass
+class Backend:
+    """Says what it was told to say."""
+
+    name: str
+    said: Answers
+
+    def answers(self) -> Answers:
+        return self.said
+
+
+def compared(name: str, answers: Answers) -> None:
+    compare(cast("list[TurnProcess]", [Backend(PYTHON, TRUTH), Backend(name, answers)]))
+
+
+@pytest.mark.parametrize("name", [CPP, EAGER])
+@pytest.mark.parametrize("what", WRONG)
+def test_another_answer_than_pythons_is_refused(name: str, what: str) -> None:
+    with pytest.raises(ParityError, match=f"{name}: request [01] is answered with"):
+        compared(name, WRONG[what])
+
+
+def test_items_whose_scores_tie_may_change_places_for_eager_pytorch_alone() -> None:
+    compared(EAGER, TIE_SWAPPED)
+    compared(CPP, TRUTH)
+    with pytest.raises(ParityError):
+        compared(CPP, TIE_SWAPPED)
+
+
+def test_one_answer_less_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        compared(EAGER, TRUTH[:1])
