@@ -85,13 +85,27 @@ def test_explained_variance_compares_with_the_mean_of_each_code() -> None:
         assert share == pytest.approx(1 - within / float((left**2).sum()), abs=1e-5)
 
 
-def test_coherence_is_the_mean_cosine_over_all_pairs_with_equal_code() -> None:
+def test_codes_numbered_at_random_share_no_direction_and_explain_one_part_in_as_many_as_there_are_parents() -> None:
+    rng = np.random.default_rng(0)
+    for parents in (2, 4, 8):
+        child = 10 * rng.normal(size=(parents, 16, 32))
+        points = np.repeat(child.reshape(-1, 32), 4, axis=0) + rng.normal(size=(parents * 64, 32))
+        first = np.repeat(np.arange(parents), 64)
+        number = np.repeat(np.concatenate([rng.permutation(16) for _ in range(parents)]), 4)
+        books = np.zeros((2, 16, 32), np.float32)
+        ids = CodePaths(codes=np.stack([first, number], axis=1).astype(np.int32), codebooks=books)
+        assert abs(code_coherence(ids, points)[1]) < 0.06
+        assert explained_variance(ids, points)[1] == pytest.approx(1 / parents, rel=0.15)
+
+
+def test_coherence_is_the_mean_cosine_over_pairs_with_equal_code_under_different_parents() -> None:
     ids, points = drawn()
     for level, coherence in enumerate(code_coherence(ids, points)):
         left = minus_parent(ids.codes, points, level)
         cosines = []
         for i, j in combinations(range(N), 2):
-            if ids.codes[i, level] == ids.codes[j, level]:
+            apart = level == 0 or tuple(ids.codes[i, :level]) != tuple(ids.codes[j, :level])
+            if ids.codes[i, level] == ids.codes[j, level] and apart:
                 size = np.linalg.norm(left[i]) * np.linalg.norm(left[j])
                 cosines.append(float(left[i] @ left[j] / size) if size > 1e-9 else 0.0)
         assert coherence == pytest.approx(np.mean(cosines), abs=1e-5)
@@ -104,6 +118,8 @@ def test_coherence_of_one_direction_is_1_and_without_pairs_0() -> None:
     assert code_coherence(ids, points)[1] == pytest.approx(1)
     alone = CodePaths(codes=np.arange(4, dtype=np.int32)[:, None], codebooks=np.zeros((1, 4, 2), np.float32))
     assert code_coherence(alone, points) == (0.0,)
+    one_parent = CodePaths(codes=np.array([[0, 0], [0, 0], [0, 1], [0, 1]], np.int32), codebooks=ids.codebooks)
+    assert code_coherence(one_parent, points)[1] == 0.0
 
 
 def test_overlap_counts_history_items_with_the_code_of_their_target() -> None:

@@ -30,6 +30,11 @@ def minus_mean(points: np.ndarray, keys: list[Any]) -> np.ndarray:
     return np.array([p - means[k] for p, k in zip(points, keys, strict=True)])
 
 
+def equal_codes(paths: list[tuple[int, ...]], level: int) -> list[tuple[int, int]]:
+    pairs = [(i, j) for i, j in combinations(range(len(paths)), 2) if paths[i][level] == paths[j][level]]
+    return [(i, j) for i, j in pairs if level == 0 or paths[i][:level] != paths[j][:level]]
+
+
 @pytest.fixture(scope="module", params=list(Method), ids=lambda method: method.value)
 def ids(request: pytest.FixtureRequest) -> SemanticIds:
     return fitted(request.param)
@@ -47,7 +52,7 @@ def test_every_number_of_a_level_is_that_of_a_slow_loop(ids: SemanticIds) -> Non
         parents = minus_mean(points, [path[:level] for path in paths])
         left -= np.array([ids.codebooks[level, code] for code in codes])
         unit = [p / np.linalg.norm(p) if np.linalg.norm(p) > 1e-6 else 0 * p for p in parents]
-        cosines = [float(unit[i] @ unit[j]) for i, j in combinations(range(N), 2) if codes[i] == codes[j]]
+        cosines = [float(unit[i] @ unit[j]) for i, j in equal_codes(paths, level)]
         assert numbers == {
             "codes": ids.widths[level],
             "used": len(count),
