@@ -58,13 +58,41 @@ def prefix_counts(codes: NDArray[np.integer]) -> tuple[int, ...]:
     return tuple(len(np.unique(codes[:, :depth], axis=0)) for depth in range(1, codes.shape[1] + 1))
 
 
-def last_codes_moved(ids: CodePaths, embeddings: NDArray[np.floating]) -> float:
-    """Measure the share of items whose last code is not the nearest one: what unique paths cost.
+def nearest_paths(ids: CodePaths, embeddings: NDArray[np.floating]) -> Integers:
+    """Give every item its nearest code, level after level, as if items could share paths.
+
+    `collisions` of these paths is the number that RQ-VAE and RQ-KMeans are reported with; `prefix_counts` has it per
+    depth. It says nothing of a tree, whose codes are matched to anchors and not chosen by distance.
+
+    Shapes: embeddings [N, D] -> int64 [N, L]
+
+    Raises:
+        DataError: embeddings are not finite, or not one for each item, as wide as the codebooks.
+    """
+    left = _points(ids, embeddings).copy()
+    paths = np.empty(ids.codes.shape, np.int64)
+    for level, book in enumerate(ids.codebooks):
+        paths[:, level] = nearest(left, book)[0]
+        left -= book[paths[:, level]]
+    return paths
+
+
+def codes_moved(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
+    """Measure, per level, the share of items whose code is not the nearest, given their own codes above.
+
+    This is what unique paths cost where the rule is the nearest code; see `nearest_paths` for trees.
 
     Shapes: embeddings [N, D]
+
+    Raises:
+        DataError: embeddings are not finite, or not one for each item, as wide as the codebooks.
     """
-    left = _points(ids, embeddings) - ids.reconstruct(ids.codes[:, :-1])
-    return float((nearest(left, ids.codebooks[-1])[0] != ids.codes[:, -1]).mean())
+    left = _points(ids, embeddings).copy()
+    shares = []
+    for level, book in enumerate(ids.codebooks):
+        shares.append(float((nearest(left, book)[0] != ids.codes[:, level]).mean()))
+        left -= book[ids.codes[:, level]]
+    return tuple(shares)
 
 
 def reconstruction_errors(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:

@@ -12,9 +12,11 @@ from oneranker.semantic_ids.code_paths import CodePaths
 from oneranker.semantic_ids.quality import (
     code_coherence,
     code_overlap,
+    codes_moved,
     collisions,
     explained_variance,
     level_use,
+    nearest_paths,
     prefix_counts,
     prefix_recall,
     reconstruction_errors,
@@ -36,6 +38,10 @@ def minus_parent(codes: NDArray[np.int32], points: NDArray[np.float32], level: i
         family = [j for j in range(len(points)) if tuple(codes[j, :level]) == tuple(codes[i, :level])]
         left[i] = points[i] - points[family].astype(np.float64).mean(axis=0)
     return left
+
+
+def nearest_code(left: NDArray[np.float32], book: NDArray[np.float32]) -> int:
+    return min(range(V), key=lambda code: float(((left - book[code]).astype(np.float64) ** 2).sum()))
 
 
 def test_use_of_a_level_is_counted_code_by_code() -> None:
@@ -83,6 +89,20 @@ def test_explained_variance_compares_with_the_mean_of_each_code() -> None:
             members = left[ids.codes[:, level] == code]
             within += float(((members - members.mean(axis=0)) ** 2).sum())
         assert share == pytest.approx(1 - within / float((left**2).sum()), abs=1e-5)
+
+
+def test_nearest_paths_and_moved_codes_are_those_of_a_loop_over_items() -> None:
+    ids, points = drawn()
+    moved = np.zeros((N, L))
+    for item, (point, path) in enumerate(zip(points, ids.codes, strict=True)):
+        free, own = point, point
+        for level, book in enumerate(ids.codebooks):
+            code = nearest_code(free, book)
+            assert nearest_paths(ids, points)[item, level] == code
+            moved[item, level] = nearest_code(own, book) != path[level]
+            free, own = free - book[code], own - book[path[level]]
+    assert codes_moved(ids, points) == pytest.approx(moved.mean(axis=0))
+    np.testing.assert_array_equal(points, drawn()[1])
 
 
 def test_codes_numbered_at_random_share_no_direction_and_explain_one_part_in_as_many_as_there_are_parents() -> None:
@@ -165,7 +185,7 @@ def test_equal_embeddings_are_no_division_by_zero() -> None:
 def test_what_does_not_belong_together_is_named() -> None:
     ids, points = drawn()
     ones = np.zeros(3, np.int64)
-    for measure in (reconstruction_errors, explained_variance, code_coherence):
+    for measure in (reconstruction_errors, explained_variance, code_coherence, nearest_paths, codes_moved):
         with pytest.raises(DataError, match=r"embeddings are \[39, 4\], expected \[40, 4\]"):
             measure(ids, points[1:])
     with pytest.raises(DataError, match="Give one row number"):
