@@ -58,13 +58,41 @@ def prefix_counts(codes: NDArray[np.integer]) -> tuple[int, ...]:
     return tuple(len(np.unique(codes[:, :depth], axis=0)) for depth in range(1, codes.shape[1] + 1))
 
 
-def last_codes_moved(ids: CodePaths, embeddings: NDArray[np.floating]) -> float:
-    """Measure the share of items whose last code is not the nearest one: what unique paths cost.
+def nearest_paths(ids: CodePaths, embeddings: NDArray[np.floating]) -> Integers:
+    """Give every item its nearest code, level after level, as if items could share paths.
+
+    `collisions` of these paths is the number that RQ-VAE and RQ-KMeans are reported with; `prefix_counts` has it per
+    depth. It says nothing of a tree, whose codes are matched to anchors and not chosen by distance.
+
+    Shapes: embeddings [N, D] -> int64 [N, L]
+
+    Raises:
+        DataError: embeddings are not finite, or not one for each item, as wide as the codebooks.
+    """
+    left = _points(ids, embeddings).copy()
+    paths = np.empty(ids.codes.shape, np.int64)
+    for level, book in enumerate(ids.codebooks):
+        paths[:, level] = nearest(left, book)[0]
+        left -= book[paths[:, level]]
+    return paths
+
+
+def codes_moved(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
+    """Measure, per level, the share of items whose code is not the nearest, given their own codes above.
+
+    This is what unique paths cost where the rule is the nearest code; see `nearest_paths` for trees.
 
     Shapes: embeddings [N, D]
+
+    Raises:
+        DataError: embeddings are not finite, or not one for each item, as wide as the codebooks.
     """
-    left = _points(ids, embeddings) - ids.reconstruct(ids.codes[:, :-1])
-    return float((nearest(left, ids.codebooks[-1])[0] != ids.codes[:, -1]).mean())
+    left = _points(ids, embeddings).copy()
+    shares = []
+    for level, book in enumerate(ids.codebooks):
+        shares.append(float((nearest(left, book)[0] != ids.codes[:, level]).mean()))
+        left -= book[ids.codes[:, level]]
+    return tuple(shares)
 
 
 def reconstruction_errors(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
@@ -86,7 +114,8 @@ def explained_variance(ids: CodePaths, embeddings: NDArray[np.floating]) -> tupl
 
     What the parent leaves open is the embedding minus the mean of the items with the same prefix (on level 1, of all);
     "total" is its sum of squares, "within" what remains about the mean of the items that share the code, whatever their
-    parent. Codes numbered at random under each parent explain next to nothing; codes that mean the same explain most.
+    parent. Codes that mean the same under every parent explain as much as prefix and code together; codes numbered at
+    random under each of P parents about 1/P of that, which is much where parents are few.
 
     Shapes: embeddings [N, D]
     """
@@ -101,11 +130,12 @@ def explained_variance(ids: CodePaths, embeddings: NDArray[np.floating]) -> tupl
 
 
 def code_coherence(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[float, ...]:
-    """Measure the mean cosine of two items that share a code, under whatever parent, per level (resid.md §4, metric 3).
+    """Measure the mean cosine of two items that share a code under different parents, per level (resid.md §4, item 3).
 
     The cosine is between embeddings minus the mean of the items with the same prefix [inferred centring]; the mean runs
-    over all pairs of different items with equal code, 0 where there is none. An item at its parent's mean has cosine 0.
-    Sums suffice: Σ_{i≠j} u_i·u_j = ‖Σ u‖² - Σ ‖u‖².
+    over pairs of items with equal code and different prefixes [inferred], 0 where there is none. Level 1 has one
+    parent: there it runs over all pairs of different items with equal code. An item at its parent's mean has cosine 0.
+    Sums suffice: those of each code, squared, minus those of each code under each parent (on level 1, of each item).
 
     Shapes: embeddings [N, D]
     """
@@ -116,9 +146,10 @@ def code_coherence(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[fl
         norm = np.linalg.norm(left, axis=1, keepdims=True)
         size = float(np.sqrt(np.square(points, dtype=np.float64).sum() / len(points)))
         left = np.where(norm > 1e-6 * size, left / np.maximum(norm, 1e-30), 0).astype(np.float32)
-        sums, count = _sums(left, _number(ids.codes[:, level : level + 1]))
-        pairs = float((count * (count - 1)).sum())
-        answer.append(_ratio(float(np.square(sums).sum()) - _sum_of_squares(left), pairs))
+        own = _number(ids.codes[:, : level + 1]) if level else np.arange(len(left))
+        cosines, pairs = _cosines(left, _number(ids.codes[:, level : level + 1]))
+        own_cosines, own_pairs = _cosines(left, own)
+        answer.append(_ratio(cosines - own_cosines, pairs - own_pairs))
     return tuple(answer)
 
 
@@ -222,6 +253,12 @@ def _sums(points: Floats, group: Integers) -> tuple[NDArray[np.float64], Integer
     """Sum the points of each group, and count them: float64 [G, D], int64 [G]."""
     count = np.bincount(group)
     return cluster_sums(points, group, len(count)), count
+
+
+def _cosines(units: Floats, group: Integers) -> tuple[float, int]:
+    """Sum u_i·u_j over all i, j of one group, i = j too, and count these pairs: Σ_ij u_i·u_j = ‖Σ u‖²."""
+    sums, count = _sums(units, group)
+    return float(np.vdot(sums, sums)), int(np.vdot(count, count))
 
 
 def _minus_mean(points: Floats, group: Integers) -> Floats:

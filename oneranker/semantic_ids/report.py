@@ -13,8 +13,10 @@ from oneranker.data.dataset import Dataset
 from oneranker.data.prepared_folder import prepared_folder
 from oneranker.errors import DataError
 from oneranker.semantic_ids import quality
+from oneranker.semantic_ids.centres import Floats
 from oneranker.semantic_ids.code_paths import CodePaths
 from oneranker.semantic_ids.dataset_quality import dataset_quality
+from oneranker.semantic_ids.gaoq_tree import GaoqTree
 from oneranker.semantic_ids.report_plots import PLOTS, write_plots
 from oneranker.semantic_ids.semantic_ids import SemanticIds
 from oneranker.semantic_ids.settings import Method
@@ -28,8 +30,10 @@ def report(ids: SemanticIds, dataset: Dataset | None = None) -> dict[str, Any]:
     """Measure semantic IDs; the answer is ready for JSON, without NaN.
 
     Every measure is defined in oneranker/semantic_ids/quality.py. Errors are of `points`, what the codebooks see; where
-    that is not the embedding (RQ-KMeans+), `embedding_error` compares the decoded codes with the embeddings. With a
-    data set, "dataset" says how the codes fit its users (oneranker/semantic_ids/dataset_quality.py).
+    that is not the embedding (RQ-KMeans+), `embedding_error` compares the decoded codes with the embeddings.
+    "nearest_codes" says what unique paths cost RQ-KMeans and RQ-KMeans+: collisions of the nearest codes per depth,
+    share of items off the nearest code per level and on any; None for trees, whose codes are not chosen by distance.
+    With a data set, "dataset" says how the codes fit its users (oneranker/semantic_ids/dataset_quality.py).
 
     Raises:
         DataError: the data set has no item with codes, or no catalogue.
@@ -65,7 +69,7 @@ def report(ids: SemanticIds, dataset: Dataset | None = None) -> dict[str, Any]:
         ],
         "collisions": quality.collisions(ids.codes),
         "largest_leaf": sizes[-2][-1][0],
-        "last_codes_moved": quality.last_codes_moved(paths, points),
+        "nearest_codes": None if isinstance(ids.quantiser, GaoqTree) else _nearest_codes(paths, points),
         "embedding_error": _embedding_error(ids) if ids.settings.method is Method.RQ_KMEANS_PLUS else None,
         "code_counts": [_code_counts(ids.codes[:, level], width) for level, width in enumerate(ids.widths)],
         "prefix_sizes": sizes,
@@ -91,8 +95,16 @@ def table(report: dict[str, Any]) -> str:
         "- bits: entropy of a level's codes; Gini: 0 = used codes hold equally many items",
         "- error: squared distance to the sum of the codes so far, over that to the mean of all items",
         "- explained: share of what the parents leave open that the code alone, under any parent, explains",
-        "- coherence: mean cosine of two items that share the code, each minus its parent's mean",
+        "- coherence: mean cosine of two items that share the code under different parents (level 1: of any two), each "
+        "minus its parent's mean",
     ]
+    if report["nearest_codes"]:
+        columns["collisions"] = [f"{count:,}" for count in report["nearest_codes"]["collisions"]]
+        columns["moved, %"] = [f"{100 * share:.1f}" for share in report["nearest_codes"]["codes_moved"]]
+        meaning += [
+            "- collisions: items whose nearest codes so far are those of an earlier item, before paths are made unique",
+            "- moved: share of items with another code than the nearest one, given their codes above",
+        ]
     if report["dataset"]:
         overlap, together = report["dataset"]["history_target"], report["dataset"]["cooccurrence"]
         columns["overlap"] = [f"{share:.4f}" for share in overlap["overlap"]]
@@ -139,8 +151,13 @@ def _facts(report: dict[str, Any]) -> list[str]:
         f"- {report['items']:,} items, embeddings of width {report['embedding_width']}, levels of {widths} codes",
         f"- {report['collisions']:,} items whose path another one has; at most {report['largest_leaf']:,} items under "
         f"one prefix of {len(widths) - 1} codes",
-        f"- {100 * report['last_codes_moved']:.1f} % of items have another last code than the nearest",
     ]
+    if report["nearest_codes"]:
+        moved, shared = report["nearest_codes"]["paths_moved"], report["nearest_codes"]["collisions"][-1]
+        facts.append(
+            f"- by nearest codes alone {100 * shared / report['items']:.1f} % of items would share the path of an "
+            f"earlier one; {100 * moved:.1f} % have another path than the nearest codes"
+        )
     if report["embedding_error"] is not None:
         facts.append(f"- error in the space of the embeddings, after decoding: {report['embedding_error']:.4f}")
     if report["seconds"]:
@@ -159,6 +176,15 @@ def _aligned(columns: dict[str, list[str]]) -> list[str]:
     rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, wide, strict=True)) + " |" for row in rows]
     return [lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in wide) + "|", *lines[1:]]
+
+
+def _nearest_codes(paths: CodePaths, points: Floats) -> dict[str, Any]:
+    nearest = quality.nearest_paths(paths, points)
+    return {
+        "collisions": [len(nearest) - prefixes for prefixes in quality.prefix_counts(nearest)],
+        "codes_moved": list(quality.codes_moved(paths, points)),
+        "paths_moved": float((nearest != paths.codes).any(axis=1).mean()),
+    }
 
 
 def _embedding_error(ids: SemanticIds) -> float:

@@ -91,11 +91,11 @@ def test_anchors_change_what_a_code_says_alone_and_nothing_else(shared: bool) ->
         assert all((one == same[-1]).all() for one in same[-3:]), "the partition is the same under every numbering"
         coherent.append([code_coherence(tree.ids, points)[1] for tree in trees])
         explained.append([explained_variance(tree.ids, points)[1] for tree in trees])
-    for measure in (np.mean(coherent, axis=0), np.mean(explained, axis=0)):
+    for measure, ratio in ((np.mean(coherent, axis=0), 4), (np.mean(explained, axis=0), 2)):
         local, orthogonal, fitted = measure.tolist()
         assert local < orthogonal <= fitted
         if shared:
-            assert orthogonal > 1.5 * local
+            assert orthogonal > ratio * local
             assert fitted > 0.8
 
 

@@ -12,9 +12,11 @@ from oneranker.semantic_ids.code_paths import CodePaths
 from oneranker.semantic_ids.quality import (
     code_coherence,
     code_overlap,
+    codes_moved,
     collisions,
     explained_variance,
     level_use,
+    nearest_paths,
     prefix_counts,
     prefix_recall,
     reconstruction_errors,
@@ -36,6 +38,10 @@ def minus_parent(codes: NDArray[np.int32], points: NDArray[np.float32], level: i
         family = [j for j in range(len(points)) if tuple(codes[j, :level]) == tuple(codes[i, :level])]
         left[i] = points[i] - points[family].astype(np.float64).mean(axis=0)
     return left
+
+
+def nearest_code(left: NDArray[np.float32], book: NDArray[np.float32]) -> int:
+    return min(range(V), key=lambda code: float(((left - book[code]).astype(np.float64) ** 2).sum()))
 
 
 def test_use_of_a_level_is_counted_code_by_code() -> None:
@@ -85,13 +91,41 @@ def test_explained_variance_compares_with_the_mean_of_each_code() -> None:
         assert share == pytest.approx(1 - within / float((left**2).sum()), abs=1e-5)
 
 
-def test_coherence_is_the_mean_cosine_over_all_pairs_with_equal_code() -> None:
+def test_nearest_paths_and_moved_codes_are_those_of_a_loop_over_items() -> None:
+    ids, points = drawn()
+    moved = np.zeros((N, L))
+    for item, (point, path) in enumerate(zip(points, ids.codes, strict=True)):
+        free, own = point, point
+        for level, book in enumerate(ids.codebooks):
+            code = nearest_code(free, book)
+            assert nearest_paths(ids, points)[item, level] == code
+            moved[item, level] = nearest_code(own, book) != path[level]
+            free, own = free - book[code], own - book[path[level]]
+    assert codes_moved(ids, points) == pytest.approx(moved.mean(axis=0))
+    np.testing.assert_array_equal(points, drawn()[1])
+
+
+def test_codes_numbered_at_random_share_no_direction_and_explain_one_part_in_as_many_as_there_are_parents() -> None:
+    rng = np.random.default_rng(0)
+    for parents in (2, 4, 8):
+        child = 10 * rng.normal(size=(parents, 16, 32))
+        points = np.repeat(child.reshape(-1, 32), 4, axis=0) + rng.normal(size=(parents * 64, 32))
+        first = np.repeat(np.arange(parents), 64)
+        number = np.repeat(np.concatenate([rng.permutation(16) for _ in range(parents)]), 4)
+        books = np.zeros((2, 16, 32), np.float32)
+        ids = CodePaths(codes=np.stack([first, number], axis=1).astype(np.int32), codebooks=books)
+        assert abs(code_coherence(ids, points)[1]) < 0.06
+        assert explained_variance(ids, points)[1] == pytest.approx(1 / parents, rel=0.15)
+
+
+def test_coherence_is_the_mean_cosine_over_pairs_with_equal_code_under_different_parents() -> None:
     ids, points = drawn()
     for level, coherence in enumerate(code_coherence(ids, points)):
         left = minus_parent(ids.codes, points, level)
         cosines = []
         for i, j in combinations(range(N), 2):
-            if ids.codes[i, level] == ids.codes[j, level]:
+            apart = level == 0 or tuple(ids.codes[i, :level]) != tuple(ids.codes[j, :level])
+            if ids.codes[i, level] == ids.codes[j, level] and apart:
                 size = np.linalg.norm(left[i]) * np.linalg.norm(left[j])
                 cosines.append(float(left[i] @ left[j] / size) if size > 1e-9 else 0.0)
         assert coherence == pytest.approx(np.mean(cosines), abs=1e-5)
@@ -104,6 +138,8 @@ def test_coherence_of_one_direction_is_1_and_without_pairs_0() -> None:
     assert code_coherence(ids, points)[1] == pytest.approx(1)
     alone = CodePaths(codes=np.arange(4, dtype=np.int32)[:, None], codebooks=np.zeros((1, 4, 2), np.float32))
     assert code_coherence(alone, points) == (0.0,)
+    one_parent = CodePaths(codes=np.array([[0, 0], [0, 0], [0, 1], [0, 1]], np.int32), codebooks=ids.codebooks)
+    assert code_coherence(one_parent, points)[1] == 0.0
 
 
 def test_overlap_counts_history_items_with_the_code_of_their_target() -> None:
@@ -149,7 +185,7 @@ def test_equal_embeddings_are_no_division_by_zero() -> None:
 def test_what_does_not_belong_together_is_named() -> None:
     ids, points = drawn()
     ones = np.zeros(3, np.int64)
-    for measure in (reconstruction_errors, explained_variance, code_coherence):
+    for measure in (reconstruction_errors, explained_variance, code_coherence, nearest_paths, codes_moved):
         with pytest.raises(DataError, match=r"embeddings are \[39, 4\], expected \[40, 4\]"):
             measure(ids, points[1:])
     with pytest.raises(DataError, match="Give one row number"):

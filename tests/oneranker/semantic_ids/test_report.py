@@ -30,6 +30,11 @@ def minus_mean(points: np.ndarray, keys: list[Any]) -> np.ndarray:
     return np.array([p - means[k] for p, k in zip(points, keys, strict=True)])
 
 
+def equal_codes(paths: list[tuple[int, ...]], level: int) -> list[tuple[int, int]]:
+    pairs = [(i, j) for i, j in combinations(range(len(paths)), 2) if paths[i][level] == paths[j][level]]
+    return [(i, j) for i, j in pairs if level == 0 or paths[i][:level] != paths[j][:level]]
+
+
 @pytest.fixture(scope="module", params=list(Method), ids=lambda method: method.value)
 def ids(request: pytest.FixtureRequest) -> SemanticIds:
     return fitted(request.param)
@@ -47,7 +52,7 @@ def test_every_number_of_a_level_is_that_of_a_slow_loop(ids: SemanticIds) -> Non
         parents = minus_mean(points, [path[:level] for path in paths])
         left -= np.array([ids.codebooks[level, code] for code in codes])
         unit = [p / np.linalg.norm(p) if np.linalg.norm(p) > 1e-6 else 0 * p for p in parents]
-        cosines = [float(unit[i] @ unit[j]) for i, j in combinations(range(N), 2) if codes[i] == codes[j]]
+        cosines = [float(unit[i] @ unit[j]) for i, j in equal_codes(paths, level)]
         assert numbers == {
             "codes": ids.widths[level],
             "used": len(count),
@@ -70,15 +75,45 @@ def test_every_number_of_the_whole_is_that_of_a_slow_loop(ids: SemanticIds) -> N
     assert found["collisions"] == N - len(set(paths)) == 0
     assert found["largest_leaf"] == max(Counter(path[:-1] for path in paths).values())
     assert found["seconds"] == ids.seconds
-    moved = 0
-    for path, point in zip(paths, ids.points, strict=True):
-        left = point - ids.codebooks[0, path[0]] - ids.codebooks[1, path[1]]
-        moved += min(range(ids.codebooks.shape[1]), key=lambda code: squares(left - ids.codebooks[2, code])) != path[2]
-    assert found["last_codes_moved"] == pytest.approx(moved / N)
     for level, width in enumerate(ids.widths):
         assert found["code_counts"][level] == sorted((ids.codes[:, level] == np.arange(width)[:, None]).sum(1))[::-1]
     for depth, sizes in enumerate(found["prefix_sizes"]):
         assert dict(sizes) == Counter(Counter(path[:depth] for path in paths).values())
+
+
+def test_what_unique_paths_cost_is_told_where_codes_are_the_nearest_ones(ids: SemanticIds) -> None:
+    found = report(ids)["nearest_codes"]
+    if ids.settings.method not in (Method.RQ_KMEANS, Method.RQ_KMEANS_PLUS):
+        assert found is None
+        return
+    free, moved = [], np.zeros((N, 3), bool)
+    for item, (point, path) in enumerate(zip(ids.points, ids.codes, strict=True)):
+        walked: list[int] = []
+        for level, book in enumerate(ids.codebooks):
+            distance = [
+                [squares(point - ids.codebooks[range(level), above].sum(axis=0) - code) for code in book]
+                for above in (walked, path[:level])
+            ]
+            walked.append(int(np.argmin(distance[0])))
+            moved[item, level] = np.argmin(distance[1]) != path[level]
+        free.append(tuple(walked))
+    assert found == {
+        "collisions": [N - len({path[: depth + 1] for path in free}) for depth in range(3)],
+        "codes_moved": pytest.approx(moved.mean(axis=0)),
+        "paths_moved": pytest.approx(moved.any(axis=1).mean()),
+    }
+    assert 0 < found["collisions"][-1] < found["collisions"][0]
+
+
+def test_twelve_equal_items_move_as_the_room_of_each_level_says() -> None:
+    """Rooms 9, 3, 1 of V=3: 9 + 3 items, of the nine 3 + 3 + 3, and of every three one keeps the nearest code."""
+    made = report(fit(np.ones((12, D), np.float32), IdSettings(codes=3)))
+    assert made["nearest_codes"] == {
+        "collisions": [11, 11, 11],
+        "codes_moved": pytest.approx([3 / 12, 6 / 12, 8 / 12]),
+        "paths_moved": pytest.approx(11 / 12),
+    }
+    assert "91.7 % of items would share the path of an earlier one; 91.7 % have another path" in table(made)
 
 
 def test_codes_that_no_item_has_are_counted_as_unused() -> None:
@@ -124,7 +159,7 @@ def test_the_table_is_aligned_and_says_what_the_report_says(ids: SemanticIds) ->
     names, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     for level, (cells, numbers) in enumerate(zip(rows, made["levels"], strict=True)):
         row = dict(zip(names, map(float, cells), strict=True))
-        assert row == {
+        expected = {
             "level": level + 1,
             "codes": numbers["codes"],
             "used": numbers["used"],
@@ -136,6 +171,10 @@ def test_the_table_is_aligned_and_says_what_the_report_says(ids: SemanticIds) ->
             "explained": pytest.approx(numbers["explained_variance"], abs=6e-5),
             "coherence": pytest.approx(numbers["code_coherence"], abs=6e-5),
         }
+        if made["nearest_codes"]:
+            expected["collisions"] = made["nearest_codes"]["collisions"][level]
+            expected["moved, %"] = pytest.approx(100 * made["nearest_codes"]["codes_moved"][level], abs=0.06)
+        assert row == expected
     assert ("after decoding" in table(made)) == (made["embedding_error"] is not None)
 
 
