@@ -38,7 +38,7 @@ WRONG_WORDS = [
     (["--method", "gaoq", "--branching", "4", "--embeddings"], "expected 2 factors"),
     (["--method", "gaoq", "--levels", "1", "--embeddings"], "expected at least 2"),
     (["--method", "rq-kmeans", "--branching", "2,2", "--embeddings"], "branching=.* beside method rq-kmeans"),
-    (["--method", "rq-kmeans", "--anchors", "fitted", "--embeddings"], "indexing=.* beside method rq-kmeans"),
+    (["--method", "rq-kmeans", "--anchors", "fitted", "--embeddings"], "anchors=fitted beside method rq-kmeans"),
     (["--method", "rq-kmeans-plus", "--spare-leaves", "2", "--embeddings"], "spare_leaves=2 beside"),
     (["--method", "gaoq", "--refine-steps", "2", "--embeddings"], "refine_steps=2 beside method gaoq"),
     (["--method", "rq-kmeans", "--famae-steps", "2", "--embeddings"], "--famae-steps .*--method resid only"),
