@@ -19,7 +19,7 @@ from oneranker.errors import DataError
 
 ADAPTER = {"adapter": "s3rec", "adapter_version": 1}
 ID = re.compile(rb"[1-9][0-9]{0,17}")  # fits int64
-MOST_SLOTS = 8  # attributes of an item that become fields of its token; semantic IDs are made of all
+MOST_SLOTS = 8  # attributes of an item that become fields of its token, and of FAMAE; co-occurrence takes all
 FEWEST_EVENTS = 3  # one each to learn from, to validate and to test
 
 SCHEMA = """\

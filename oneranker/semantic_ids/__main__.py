@@ -103,7 +103,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[IdSettings, FamaeSettings]
             levels=arguments.levels,
             codes=arguments.codes,
             branching=arguments.branching,
-            indexing=arguments.anchors,
+            anchors=arguments.anchors,
             spare_leaves=arguments.spare_leaves,
             refine_steps=arguments.refine_steps,
             seed=arguments.seed,
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         "--branching", type=_branching, metavar="B1,B2", help="gaoq, resid: codes of all levels but the last"
     )
     build.add_argument(
-        "--anchors", type=Indexing, choices=list(Indexing), default=DEFAULT.indexing.value, metavar=_words(Indexing),
+        "--anchors", type=Indexing, choices=list(Indexing), default=DEFAULT.anchors.value, metavar=_words(Indexing),
         help="gaoq, resid: what gives codes their numbers",
     )  # fmt: skip
     build.add_argument(

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 Integers = NDArray[np.int64]
 MOST_DISTANCES = 1 << 29  # N x k float32: 2 GiB
+MOST_CLUSTERS = (
+    1024  # about k**3 time and k x k tables; one start on 16,384 points: 512 take 14 s of a core, 1024 take 68
+)
 _SEEDING_SAMPLE = 1 << 15  # points that k-means++ looks at, or this many times a cluster:
 _SEEDING_PER_CLUSTER = 16
 _TURNS_TO_COMPARE = 2
@@ -67,7 +70,8 @@ def fit_balanced_kmeans(
     Shapes: points [N, D]
 
     Raises:
-        DataError: a number is not finite, there are fewer points than clusters, or N x k is too much for memory.
+        DataError: a number is not finite, there are fewer points than clusters, or N x k or k x k is too much (but for
+            one cluster, or one of each point, which need no distances).
     """
     settings = settings or BalancedKMeansSettings()
     points = check_points(points, "balanced K-means")
@@ -164,8 +168,11 @@ def _check_count(points: int, clusters: int) -> None:
             f"balanced K-means: got {points} points for {clusters} clusters, expected 1 <= clusters <= points. "
             "Ask for fewer clusters."
         )
-    if points * clusters > MOST_DISTANCES:
+    if clusters in (1, points):
+        return
+    if clusters > MOST_CLUSTERS or points * clusters > MOST_DISTANCES:
         raise DataError(
             f"balanced K-means: {points} points x {clusters} clusters are {points * clusters} distances, expected at "
-            f"most {MOST_DISTANCES} (2 GiB). Use fewer clusters and one level more."
+            f"most {MOST_DISTANCES} (2 GiB), and at most {MOST_CLUSTERS} clusters, whose cube is the time. Use fewer "
+            "clusters and one level more."
         )

@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 _MOST_FITTED = 1 << 16  # points that K-means looks at; of more, a seeded sample
 _SPARE_SPREAD = 0.05  # of the points' size: spare centres are near a real one, and never equal to it
 _DISTANCES_AT_ONCE = 1 << 24
+_LARGEST = 2.0**50  # of an embedding's numbers: float32 holds squares up to 2**128, also summed over items and codes
 _ROWS_AT_ONCE = 1 << 14
 
 
@@ -43,8 +44,12 @@ def fit_centres(points: Floats, count: int, seed: int, *, size: float | None = N
 def squared_distances(points: Floats, centres: Floats) -> Floats:
     """Compute ‖x - c‖² of every pair; use it for few points, `nearest` for many.
 
+    Distances are taken from the mean of the centres: far off zero, squares would hide the differences from float32.
+
     Shapes: points float32 [N, D], centres float32 [V, D] -> float32 [N, V]
     """
+    middle = centres.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points, centres = points - middle, centres - middle
     squares = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
     return np.maximum(squares - 2 * points @ centres.T, 0)
 
@@ -55,7 +60,7 @@ def nearest(points: Floats, centres: Floats) -> tuple[NDArray[np.int64], Floats]
     Shapes: points float32 [N, D], centres float32 [V, D] -> int64 [N], float32 [N]
     """
     code, distance = np.empty(len(points), np.int64), np.empty(len(points), np.float32)
-    for rows in _chunks(len(points), len(centres)):
+    for rows in row_slices(len(points), max(centres.shape), _DISTANCES_AT_ONCE):
         squares = squared_distances(points[rows], centres)
         code[rows] = squares.argmin(axis=1)
         distance[rows] = squares[np.arange(len(squares)), code[rows]]
@@ -97,7 +102,7 @@ def check_points(points: NDArray[np.floating], where: str) -> Floats:
     """Return the points as float32 [N, D].
 
     Raises:
-        DataError: there are none, or a number is not finite.
+        DataError: there are none, or a number is not finite, or so large that distances would not be.
     """
     if points.ndim != 2 or 0 in points.shape:
         raise DataError(
@@ -110,9 +115,16 @@ def check_points(points: NDArray[np.floating], where: str) -> Floats:
             f"{where}: {int(bad.sum())} rows hold NaN or infinity, first row {int(bad.argmax())}, "
             "expected finite embeddings. Fix or drop these items."
         )
+    bad = np.maximum(points.max(axis=1), -points.min(axis=1)) > _LARGEST
+    if bad.any():
+        raise DataError(
+            f"{where}: {int(bad.sum())} rows hold numbers beyond {_LARGEST:.3g}, first row {int(bad.argmax())}, "
+            "expected embeddings whose squared distances are finite in float32. Scale the embeddings."
+        )
     return points
 
 
-def _chunks(points: int, centres: int) -> Iterator[slice]:
-    step = max(1, _DISTANCES_AT_ONCE // centres)
-    yield from (slice(begin, begin + step) for begin in range(0, points, step))
+def row_slices(rows: int, width: int, cells: int) -> Iterator[slice]:
+    """Cut the rows of a table into slices of at most so many cells, and of one row at least."""
+    step = max(1, cells // width)
+    yield from (slice(begin, begin + step) for begin in range(0, rows, step))

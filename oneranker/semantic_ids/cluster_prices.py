@@ -8,13 +8,12 @@ clusters, where its Hessian is a Laplacian of k clusters and a Newton step costs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oneranker.semantic_ids.centres import Floats
+from oneranker.semantic_ids.centres import Floats, row_slices
 
 Integers = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -124,7 +123,7 @@ def _offers(cost: Floats, prices: Doubles) -> Offers:
     N, k = cost.shape
     first, second, gap = np.empty(N, np.int64), np.empty(N, np.int64), np.empty(N, np.float32)
     added, total = prices.astype(np.float32), 0.0
-    for rows in _chunks(N, k):
+    for rows in row_slices(N, k, _AT_ONCE):
         offers = cost[rows] + added
         row = np.arange(len(offers))
         first[rows] = best = offers.argmin(axis=1)
@@ -138,8 +137,3 @@ def _offers(cost: Floats, prices: Doubles) -> Offers:
     below = np.maximum(floor - size, 0).sum()
     value = total - N / k * float(prices.sum())
     return Offers(first=first, second=second, gap=gap, value=value, misplaced=int(max(above, below)))
-
-
-def _chunks(N: int, k: int) -> Iterator[slice]:
-    step = max(1, _AT_ONCE // k)
-    yield from (slice(begin, begin + step) for begin in range(0, N, step))

@@ -66,6 +66,16 @@ class CodePaths:
         return cls(codes=codes, codebooks=codebooks)
 
 
+def prefix_numbers(prefixes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Number the different prefixes; those of no codes are all the same.
+
+    Shapes: prefixes int [N, l] -> int64 [N]
+    """
+    if not prefixes.shape[1]:
+        return np.zeros(len(prefixes), np.int64)
+    return np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
 def mean_codebooks(points: Floats, codes: NDArray[np.integer], width: int) -> Floats:
     """Give every code the mean of what the levels above leave of its items; 0 to codes that no item has.
 

@@ -59,7 +59,7 @@ class FamaeSettings:
 
     def __post_init__(self) -> None:
         positive = ("width", "layers", "heads", "history", "batch_size", "epochs", "max_steps", "evaluate_every")
-        for name in (*positive, "patience", "recall_at", "negatives", "learning_rate"):
+        for name in (*positive, "patience", "recall_at", "negatives", "full_softmax_up_to", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"FAMAE: {name}={getattr(self, name)}, expected more than 0; raise it")
         if self.width % self.heads:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from oneranker.data.dataset import CatalogueItems, Dataset, train_baskets
 from oneranker.semantic_ids.centres import Floats
 from oneranker.semantic_ids.famae import FamaeSettings, fit_famae
+from oneranker.semantic_ids.gaoq import level_widths
 from oneranker.semantic_ids.item_embeddings import item_embeddings
 from oneranker.semantic_ids.semantic_ids import SemanticIds, fit
 from oneranker.semantic_ids.sequences import training_sequences
@@ -32,8 +33,9 @@ def fit_from_dataset(
     if settings.method is not Method.RESID:
         embeddings = cooccurrence_embeddings(dataset, items, width, settings.seed)
         return fit(embeddings, settings, item_ids=items.ids, seconds=time.perf_counter() - start)
-    made = training_sequences(dataset, items)
-    learned = fit_famae(made.sequences, made.columns, famae or FamaeSettings(seed=settings.seed), made.types)
+    made, famae = training_sequences(dataset, items), famae or FamaeSettings(seed=settings.seed)
+    level_widths(len(items.ids), famae.width * len(made.columns), settings.gaoq())  # refuse before learning
+    learned = fit_famae(made.sequences, made.columns, famae, made.types)
     return fit(learned.embeddings, settings, item_ids=items.ids, famae=learned, seconds=time.perf_counter() - start)
 
 

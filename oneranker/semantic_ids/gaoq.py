@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneranker.errors import DataError
-from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, fit_balanced_kmeans
+from oneranker.semantic_ids.balanced_kmeans import MOST_CLUSTERS, BalancedKMeansSettings, fit_balanced_kmeans
 from oneranker.semantic_ids.centres import Floats, check_points, cluster_means
 from oneranker.semantic_ids.code_anchors import fitted_anchors, match, orthogonal_anchors
 from oneranker.semantic_ids.code_paths import CodePaths, mean_codebooks
@@ -48,6 +48,7 @@ class GaoqSettings:
     levels: int = 3
     branching: tuple[int, ...] | None = None  # of all levels but the last, whose width follows; None: `rule_of_thumb`
     indexing: Indexing = Indexing.ORTHOGONAL
+    codes: int | None = None  # the most that a level may have; None: 65,536
     spare_leaves: int = 0  # last codes beyond the largest group: room for items that come later
     kmeans: BalancedKMeansSettings = field(default_factory=BalancedKMeansSettings)
     seed: int = 0  # of the anchors
@@ -60,19 +61,49 @@ class GaoqSettings:
                 f"GAOQ: branching={self.branching}, expected {self.levels - 1} factors >= 1, one for each level but "
                 f"the last of levels={self.levels}"
             )
+        if self.codes is not None and self.codes < 1:
+            raise ValueError(f"GAOQ: codes={self.codes}, expected at least 1; raise it")
         if self.spare_leaves < 0:
             raise ValueError(f"GAOQ: spare_leaves={self.spare_leaves}, expected >= 0")
 
 
-def rule_of_thumb(items: int, levels: int, width: int, spare_leaves: int = 0) -> tuple[int, ...]:
+def rule_of_thumb(items: int, levels: int, most: int, spare_leaves: int = 0) -> tuple[int, ...]:
     """Choose equal branching factors whose product is about a 15th of the items (resid.md §2.4: 10 to 20 times fewer).
 
-    No factor exceeds the width, so that orthogonal anchors exist; where the last level would, the factors are larger.
+    No factor exceeds `most`; where the last level would, the factors are larger, as far as `most` allows.
     """
     root = 1 / (levels - 1)
     each = round((items / _ITEMS_PER_LEAF_PREFIX) ** root)
-    least = math.ceil((items / max(1, width - spare_leaves)) ** root)
-    return (max(1, min(max(each, least), width, items)),) * (levels - 1)
+    least = math.ceil((items / max(1, most - spare_leaves)) ** root)
+    return (max(1, min(max(each, least), most, items, MOST_CLUSTERS)),) * (levels - 1)
+
+
+def level_widths(items: int, embedding_width: int, settings: GaoqSettings) -> tuple[int, ...]:
+    """Say how many codes each level of the tree of N items will have; all but the last are the branching factors.
+
+    Shapes: -> [L]
+
+    Raises:
+        DataError: a level would have more than `codes`, or more than 65,536, or anchors must be orthogonal and a level
+            from the second on would have more codes than the embeddings have dimensions.
+    """
+    most = min(settings.codes or WIDEST_LEVEL, WIDEST_LEVEL)
+    anchors = embedding_width if settings.indexing is Indexing.ORTHOGONAL else WIDEST_LEVEL
+    branching = settings.branching or rule_of_thumb(items, settings.levels, min(most, anchors), settings.spare_leaves)
+    # groups differ by one item at most, so the largest follows from the numbers alone
+    widths = (*branching, -(-items // math.prod(branching)) + settings.spare_leaves)
+    if max(widths) > most:
+        raise DataError(
+            f"GAOQ: {items} items need levels of {list(widths)} codes, expected at most {most} in each. Use more levels"
+            f"{', raise codes' if most < WIDEST_LEVEL else ''} or give branching factors that share items more evenly."
+        )
+    if max(widths[1:]) > anchors:
+        raise DataError(
+            f"GAOQ: {items} items need levels of {list(widths)} codes, expected at most {anchors} in each after the "
+            f"first: embeddings of width {anchors} have no more orthogonal anchors. Use more levels, branching factors "
+            "whose first is larger, wider embeddings, or anchors fitted (--anchors fitted)."
+        )
+    return widths
 
 
 def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = None) -> GaoqTree:
@@ -84,30 +115,21 @@ def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = N
     Shapes: embeddings [N, D] -> codes int32 [N, L], codebooks float32 [L, V, D], V the widest level
 
     Raises:
-        DataError: a number is not finite, there are fewer items than level-1 clusters, a level is wider than 65,536,
-            or wider than the embeddings where anchors must be orthogonal.
+        DataError: a number is not finite, there are fewer items than level-1 clusters, a level would be too wide
+            (`level_widths`), or a clustering too large (`fit_balanced_kmeans`).
     """
     settings = settings or GaoqSettings()
     points = check_points(embeddings, "GAOQ")
-    branching = settings.branching or rule_of_thumb(
-        len(points), settings.levels, points.shape[1], settings.spare_leaves
-    )
-    _check_width(max(branching))
-    first = fit_balanced_kmeans(points, branching[0], settings.kmeans)
+    widths = level_widths(len(points), points.shape[1], settings)
+    first = fit_balanced_kmeans(points, widths[0], settings.kmeans)
     codes = first.labels[:, None].astype(np.int64)
-    prefixes = [np.arange(branching[0])[:, None]]
+    prefixes = [np.arange(widths[0])[:, None]]
     centroids, anchors = [first.centres], []
-    for level in range(2, settings.levels + 1):
+    for level, width in enumerate(widths[1:], start=2):
         start = time.perf_counter()
         last = level == settings.levels
         groups = _groups(prefixes[-1], codes)
-        if last:
-            children = [np.arange(len(rows)) for rows in groups]
-            width = max(map(len, groups)) + settings.spare_leaves
-        else:
-            children = _split(points, groups, branching[level - 1], settings.kmeans)
-            width = branching[level - 1]
-        _check_width(width)
+        children = [np.arange(len(rows)) for rows in groups] if last else _split(points, groups, width, settings.kmeans)
         means = [_means(points[rows], of) for rows, of in zip(groups, children, strict=True)]
         directions = [mean - up for mean, up in zip(means, centroids[-1], strict=True)]
         anchors.append(_anchors(directions, width, [settings.seed, level], settings.indexing))
@@ -120,7 +142,6 @@ def fit_gaoq(embeddings: NDArray[np.floating], settings: GaoqSettings | None = N
             centroids.append(np.concatenate(means))
         codes = np.concatenate([codes, code[:, None]], axis=1)
         logger.info("GAOQ: level %d of %d, %.1f s", level, settings.levels, time.perf_counter() - start)
-    widths = (*branching, width)
     ids = CodePaths(codes=codes.astype(np.int32), codebooks=mean_codebooks(points, codes, max(widths)))
     return GaoqTree(
         ids=ids,
@@ -174,11 +195,3 @@ def _grown(prefixes: Integers, numbers: list[Integers]) -> Integers:
     """Append the children's codes to their parents' prefixes: int64 [P, l] -> int64 [P', l + 1]."""
     parents = np.repeat(prefixes, [len(each) for each in numbers], axis=0)
     return np.concatenate([parents, np.concatenate(numbers)[:, None]], axis=1)
-
-
-def _check_width(width: int) -> None:
-    if width > WIDEST_LEVEL:
-        raise DataError(
-            f"GAOQ: a level has {width} codes, expected at most {WIDEST_LEVEL}. Use more levels, or branching factors "
-            "that share the items more evenly."
-        )

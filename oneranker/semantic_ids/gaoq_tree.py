@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.optimize import linear_sum_assignment
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import Floats, check_points, squared_distances
+from oneranker.semantic_ids.code_anchors import match
 from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.unique_leaves import nearest_with_room
 
 Integers = NDArray[np.int64]
 
@@ -139,26 +140,8 @@ def _descend(points: Floats, node: Integers, parent: Integers, centroids: Floats
     for at in np.unique(node).tolist():
         here, children = np.flatnonzero(node == at), np.flatnonzero(parent == at)
         distance = squared_distances(points[here], centroids[children])
-        below[here] = children[nearest_with_room(distance, free[children])]
+        below[here] = children[nearest_with_room(distance, np.zeros_like(here), free[None, children])]
     return below
-
-
-def nearest_with_room(distance: Floats, room: Integers) -> Integers:
-    """Let every item ask its nearest place with room, round after round; of too many the nearest win, then lower rows.
-
-    Shapes: distance float32 [n, c], room int64 [c], room.sum() >= n -> int64 [n]
-    """
-    room, choice, waiting = room.copy(), np.full(len(distance), -1), np.arange(len(distance))
-    while len(waiting):
-        offers = np.where(room > 0, distance[waiting], np.inf)
-        asked = offers.argmin(axis=1)
-        order = np.lexsort((offers.min(axis=1), asked))
-        opens = np.searchsorted(asked[order], asked[order])  # where the queue of the same place begins
-        accepted = order[np.arange(len(order)) - opens < room[asked[order]]]
-        choice[waiting[accepted]] = asked[accepted]
-        room -= np.bincount(asked[accepted], minlength=len(room))
-        waiting = np.delete(waiting, accepted)
-    return choice
 
 
 def _last_codes(known: GaoqTree, points: Floats, node: Integers, leaf: Integers) -> Integers:
@@ -170,8 +153,5 @@ def _last_codes(known: GaoqTree, points: Floats, node: Integers, leaf: Integers)
         if not len(anchors):
             code[here] = free[: len(here)]
             continue
-        direction = points[here] - known.centroids[-1][at]
-        norm = np.linalg.norm(direction, axis=1, keepdims=True)
-        cosine = direction / np.where(norm > 0, norm, 1) @ anchors[free].T
-        code[here] = free[linear_sum_assignment(cosine, maximize=True)[1]]
+        code[here] = free[match(points[here] - known.centroids[-1][at], anchors[free])]
     return code

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import check_points, fit_centres, root_mean_square_norm
-from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.code_paths import CodePaths, prefix_numbers
 from oneranker.semantic_ids.unique_leaves import place
 
 logger = logging.getLogger(__name__)
+_LEAST_SPREAD = 1e-3  # of the norm: where items are nearly equal, codes still differ by more than float32's rounding
 
 
 def fit_rq_kmeans(embeddings: NDArray[np.floating], levels: int, codes: int, seed: int = 0) -> CodePaths:
@@ -26,14 +27,16 @@ def fit_rq_kmeans(embeddings: NDArray[np.floating], levels: int, codes: int, see
     """
     points = check_points(embeddings, "semantic IDs")
     _check_room(len(points), levels, codes)
-    size = root_mean_square_norm(points)
+    spread = root_mean_square_norm(points - points.mean(axis=0, dtype=np.float64).astype(np.float32))
+    size = max(spread, _LEAST_SPREAD * root_mean_square_norm(points))
     codebooks = np.empty((levels, codes, points.shape[1]), np.float32)
     paths = np.empty((len(points), levels), np.int64)
     residual = points
     for level in range(levels):
         start = time.perf_counter()
         codebooks[level] = fit_centres(residual, codes, seed + level, size=size)
-        paths[:, level] = place(residual, _parents(paths[:, :level]), codebooks[level], codes ** (levels - 1 - level))
+        parent = prefix_numbers(paths[:, :level])
+        paths[:, level] = place(residual, parent, codebooks[level], codes ** (levels - 1 - level))
         residual = residual - codebooks[level, paths[:, level]]
         logger.info("semantic IDs: level %d of %d, %.1f s", level + 1, levels, time.perf_counter() - start)
     return CodePaths(codes=paths.astype(np.int32), codebooks=codebooks)
@@ -57,19 +60,14 @@ def add_items(known: CodePaths, embeddings: NDArray[np.floating]) -> CodePaths:
     items = len(known.codes)
     _check_room(items + len(new), levels, codes)
     paths = np.concatenate([known.codes, np.full((len(new), levels), -1)]).astype(np.int64)
-    residual = np.concatenate([known.reconstruct(), new])
+    residual = new
     for level in range(levels):
-        taken, parent = paths[:, level], _parents(paths[:, :level])
-        paths[:, level] = place(residual, parent, known.codebooks[level], codes ** (levels - 1 - level), taken)
-        residual[items:] -= known.codebooks[level, paths[items:, level]]
+        parent = prefix_numbers(paths[:, :level])
+        standing = parent[:items] * codes + known.codes[:, level]
+        code = place(residual, parent[items:], known.codebooks[level], codes ** (levels - 1 - level), standing)
+        paths[items:, level] = code
+        residual = residual - known.codebooks[level, code]
     return CodePaths(codes=paths.astype(np.int32), codebooks=known.codebooks)
-
-
-def _parents(prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the different prefixes: int [N, l] -> int64 [N]."""
-    if not prefixes.shape[1]:
-        return np.zeros(len(prefixes), np.int64)
-    return np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _check_room(items: int, levels: int, codes: int) -> None:

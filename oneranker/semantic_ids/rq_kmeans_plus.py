@@ -65,8 +65,8 @@ class RqKmeansPlus:
     """Semantic IDs in the latent space Z, and the MLPs that lead there and back.
 
     The codebooks of `ids` live in Z, of the same width as the embeddings; `ids.reconstruct` gives Ẑ, the sum of codes,
-    and this is the space that retriever and anchors use. `decode` turns it into an estimate of the embeddings. Numbers
-    that compare with embeddings, such as `ids.report`, take `encode(embeddings)`.
+    and this is the space that retriever and anchors use. `decode` turns it into an estimate of the embeddings. What
+    compares `ids` with embeddings, such as `reconstruction_errors`, takes `encode(embeddings)`.
 
     Shapes: weights of encoder and decoder: 0.weight [h, D], 0.bias [h], 2.weight [D, h], 2.bias [D]
     """

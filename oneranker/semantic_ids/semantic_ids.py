@@ -214,7 +214,7 @@ def fit(
             points, settings.levels, settings.codes or DEFAULT_CODES, settings.rq_kmeans_plus()
         )
     else:
-        quantiser = fit_gaoq(points, settings.gaoq(*points.shape))
+        quantiser = fit_gaoq(points, settings.gaoq())
     took = {"embedding": seconds, "quantisation": time.perf_counter() - start}
     return SemanticIds(
         item_ids=names, embeddings=points, quantiser=quantiser, settings=settings, famae=famae, seconds=took

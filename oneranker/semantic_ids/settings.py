@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, Self
 
-from oneranker.errors import DataError
 from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings
-from oneranker.semantic_ids.gaoq import WIDEST_LEVEL, GaoqSettings, Indexing, rule_of_thumb
+from oneranker.semantic_ids.gaoq import WIDEST_LEVEL, GaoqSettings, Indexing
 from oneranker.semantic_ids.rq_kmeans_plus import RqKmeansPlusSettings
 
 DEFAULT_CODES = 256
@@ -28,7 +26,7 @@ class Method(Enum):
 _TREES = (Method.GAOQ, Method.RESID)
 _OWN = {  # options that not every method reads
     "branching": _TREES,
-    "indexing": _TREES,
+    "anchors": _TREES,
     "spare_leaves": _TREES,
     "refine_steps": (Method.RQ_KMEANS_PLUS,),
 }
@@ -49,7 +47,7 @@ class IdSettings:
     levels: int = 3
     codes: int | None = None
     branching: tuple[int, ...] | None = None
-    indexing: Indexing = Indexing.ORTHOGONAL
+    anchors: Indexing = Indexing.ORTHOGONAL
     spare_leaves: int = 0
     refine_steps: int = RqKmeansPlusSettings().steps
     seed: int = 0
@@ -65,37 +63,33 @@ class IdSettings:
             raise ValueError(f"semantic IDs: seed={self.seed}, expected 0 to 2**32 - 1; choose another")
         for each in fields(self):
             readers = _OWN.get(each.name, tuple(Method))
-            if getattr(self, each.name) != each.default and self.method not in readers:
+            value = getattr(self, each.name)
+            if value != each.default and self.method not in readers:
                 raise ValueError(
-                    f"semantic IDs: {each.name}={getattr(self, each.name)} beside method {self.method.value}, expected "
+                    f"semantic IDs: {each.name}={_plain(value)} beside method {self.method.value}, expected "
                     f"it with {' or '.join(method.value for method in readers)} only; leave it out"
                 )
         if self.method in _TREES:
-            self._gaoq(self.branching)
+            self.gaoq()
         if self.method is Method.RQ_KMEANS_PLUS:
             self.rq_kmeans_plus()
 
-    def gaoq(self, items: int, width: int) -> GaoqSettings:
-        """GAOQ's own settings for N items of embeddings of that width.
-
-        Raises:
-            DataError: a level would have more than `codes` codes.
-        """
-        bound = width if self.codes is None else min(width, self.codes)
-        branching = self.branching or rule_of_thumb(items, self.levels, bound, self.spare_leaves)
-        widths = [*branching, -(-items // math.prod(branching)) + self.spare_leaves]
-        if self.codes is not None and max(widths) > self.codes:
-            raise DataError(
-                f"semantic IDs: {items} items by {self.method.value} need levels of {widths} codes, expected at most "
-                f"{self.codes} in each. Raise codes or levels, or give branching factors whose product is larger."
-            )
-        return self._gaoq(branching)
+    def gaoq(self) -> GaoqSettings:
+        return GaoqSettings(
+            levels=self.levels,
+            branching=self.branching,
+            indexing=self.anchors,
+            codes=self.codes,
+            spare_leaves=self.spare_leaves,
+            kmeans=BalancedKMeansSettings(seed=self.seed),
+            seed=self.seed,
+        )
 
     def rq_kmeans_plus(self) -> RqKmeansPlusSettings:
         return RqKmeansPlusSettings(steps=self.refine_steps, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        values = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(self).items()}
+        values = {name: _plain(value) for name, value in asdict(self).items()}
         return values | {"branching": None if self.branching is None else list(self.branching)}
 
     @classmethod
@@ -106,15 +100,9 @@ class IdSettings:
             TypeError, ValueError, KeyError: it is not that.
         """
         branching = None if raw["branching"] is None else tuple(raw["branching"])
-        enums = {"method": Method(raw["method"]), "indexing": Indexing(raw["indexing"])}
+        enums = {"method": Method(raw["method"]), "anchors": Indexing(raw["anchors"])}
         return cls(**{**raw, **enums, "branching": branching})
 
-    def _gaoq(self, branching: tuple[int, ...] | None) -> GaoqSettings:
-        return GaoqSettings(
-            levels=self.levels,
-            branching=branching,
-            indexing=self.indexing,
-            spare_leaves=self.spare_leaves,
-            kmeans=BalancedKMeansSettings(seed=self.seed),
-            seed=self.seed,
-        )
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value

@@ -172,6 +172,22 @@ def test_input_that_cannot_be_clustered_is_named() -> None:
         fit_balanced_kmeans(np.zeros((50_000, 1)), 20_000)
 
 
+def test_more_clusters_than_their_cube_allows_are_refused_unless_they_are_single_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(balanced_kmeans, "MOST_CLUSTERS", 10)
+    assert_balanced(fit_balanced_kmeans(blobs(30), 10, ONE_START).labels, 10)
+    with pytest.raises(DataError, match=r"30 points x 11 clusters.*at most 10 clusters.*one level more"):
+        fit_balanced_kmeans(blobs(30), 11, ONE_START)
+    assert_balanced(fit_balanced_kmeans(blobs(30), 30, ONE_START).labels, 30)
+
+
+@pytest.mark.parametrize(("items", "clusters"), [(151_411, 128), (485_218, 512)])
+def test_the_sizes_of_real_catalogues_are_allowed(items: int, clusters: int) -> None:
+    assert clusters <= balanced_kmeans.MOST_CLUSTERS
+    assert items * clusters <= balanced_kmeans.MOST_DISTANCES
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     for wrong in ({"n_init": 0}, {"max_iter": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}):
         with pytest.raises(ValueError, match="expected n_init"):

@@ -8,7 +8,7 @@ import pytest
 from oneranker.errors import DataError
 from oneranker.semantic_ids import centres as centres_module
 from oneranker.semantic_ids.anchors import fit_anchors
-from oneranker.semantic_ids.centres import fit_centres, nearest
+from oneranker.semantic_ids.centres import fit_centres, nearest, squared_distances
 
 
 def points(items: int, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -67,6 +67,15 @@ def test_nearest_equals_a_loop_over_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     by_hand = [[float(((p - c) ** 2).sum()) for c in centres] for p in cloud]
     assert code.tolist() == [int(np.argmin(row)) for row in by_hand]
     np.testing.assert_allclose(distance, [min(row) for row in by_hand], rtol=1e-4, atol=1e-5)
+
+
+def test_distances_are_right_far_off_zero() -> None:
+    cloud, centres = points(50) + np.float32(1000), points(9, seed=1) + np.float32(1000)
+    exact = ((cloud.astype(np.float64)[:, None] - centres) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squared_distances(cloud, centres), exact, rtol=1e-4, atol=1e-4)
+    code, distance = nearest(cloud, centres)
+    np.testing.assert_array_equal(code, exact.argmin(axis=1))
+    np.testing.assert_allclose(distance, exact.min(axis=1), rtol=1e-4, atol=1e-4)
 
 
 def test_items_without_finite_numbers_have_no_anchors() -> None:

@@ -233,6 +233,7 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], types: dict[str, st
     [
         ({"width": 10, "heads": 4}, "width=10 with heads=4"),
         ({"max_steps": 0}, "max_steps=0, expected more than 0"),
+        ({"full_softmax_up_to": 0}, "full_softmax_up_to=0, expected more than 0"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"seed": -1}, "seed=-1"),
         ({"field_weights": {"a": -1.0}}, "field_weights"),

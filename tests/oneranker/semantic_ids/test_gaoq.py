@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from oneranker.errors import DataError
 from oneranker.semantic_ids import gaoq
 from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings
-from oneranker.semantic_ids.gaoq import GaoqSettings, Indexing, fit_gaoq, rule_of_thumb
-from oneranker.semantic_ids.gaoq_tree import GaoqTree, assign_gaoq, nearest_with_room
+from oneranker.semantic_ids.gaoq import GaoqSettings, Indexing, fit_gaoq
+from oneranker.semantic_ids.gaoq_tree import GaoqTree, assign_gaoq
 from oneranker.semantic_ids.quality import (
     code_coherence,
     code_overlap,
@@ -165,21 +165,11 @@ def test_an_only_item_of_a_prefix_has_last_code_0() -> None:
     assert (tree.ids.codes[count[which.reshape(-1)] == 1, 2] == 0).all()
 
 
-def test_branching_is_chosen_so_that_prefixes_are_ten_to_twenty_times_fewer_than_items() -> None:
-    for items in (500, 23_742, 151_411):
-        for levels in (2, 3, 4):
-            factors = rule_of_thumb(items, levels, items)
-            assert len(factors) == levels - 1
-            assert 8 < items / np.prod(factors) < 25
-    assert rule_of_thumb(151_411, 3, 64) == (64, 64)
-    assert rule_of_thumb(1, 3, 8) == (1, 1)
-    points = np.random.default_rng(0).normal(size=(200, 32))
-    assert fit_gaoq(points, GaoqSettings(kmeans=ONE_START)).widths[:2] == rule_of_thumb(200, 3, 32)
-
-
 def test_what_cannot_be_fitted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(0).normal(size=(60, 8))
-    with pytest.raises(DataError, match=r"15 anchors of width 8.*fitted anchors"):
+    with pytest.raises(
+        DataError, match=r"levels of \[2, 2, 15\] codes, expected at most 8 in each after the first.*fitted"
+    ):
         fit(points, (2, 2))
     assert fit(points, (2, 2), "fitted").widths == (2, 2, 15)
     with pytest.raises(DataError, match="60 points for 61 clusters"):
@@ -187,10 +177,10 @@ def test_what_cannot_be_fitted_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     points[7] = np.inf
     with pytest.raises(DataError, match="GAOQ: 1 rows hold NaN or infinity, first row 7"):
         fit(points, (2, 8))
-    with pytest.raises(DataError, match="65537 codes, expected at most 65536"):
+    with pytest.raises(DataError, match=r"levels of \[2, 65537, 1\] codes, expected at most 65536"):
         fit(points[:5], (2, 65_537))
     monkeypatch.setattr(gaoq, "WIDEST_LEVEL", 10)
-    with pytest.raises(DataError, match="a level has 15 codes, expected at most 10"):
+    with pytest.raises(DataError, match=r"levels of \[2, 15\] codes, expected at most 10"):
         fit(points[8:38], (2,))
 
 
@@ -201,6 +191,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         GaoqSettings(branching=(4,))
     with pytest.raises(ValueError, match="factors >= 1"):
         GaoqSettings(branching=(4, 0))
+    with pytest.raises(ValueError, match="codes=0"):
+        GaoqSettings(codes=0)
     with pytest.raises(ValueError, match="spare_leaves=-1"):
         GaoqSettings(spare_leaves=-1)
 
@@ -257,12 +249,6 @@ def test_more_items_than_leaves_say_how_many_would_fit() -> None:
         assign_gaoq(known, np.zeros((1, 8)))
     with pytest.raises(DataError, match="NaN"):
         assign_gaoq(known, np.full((1, 64), np.nan))
-
-
-def test_places_are_given_to_the_nearest_who_ask() -> None:
-    distance = np.array([[1, 5, 9], [2, 3, 9], [0, 9, 9], [1, 2, 9]], np.float32)
-    assert nearest_with_room(distance, np.array([1, 1, 2])).tolist() == [2, 2, 0, 1]
-    assert nearest_with_room(distance, np.array([0, 4, 0])).tolist() == [1, 1, 1, 1]
 
 
 def test_a_tree_reads_back_as_it_was(tmp_path: Path) -> None:

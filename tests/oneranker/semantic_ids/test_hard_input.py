@@ -13,7 +13,7 @@ from small_market import write_market
 
 from oneranker.data.dataset import Dataset, catalogue_items
 from oneranker.errors import DataError
-from oneranker.semantic_ids import IdSettings, Method, SemanticIds, fit
+from oneranker.semantic_ids import IdSettings, Method, SemanticIds, fit, from_dataset
 from oneranker.semantic_ids.famae import FamaeSettings
 from oneranker.semantic_ids.from_dataset import cooccurrence_embeddings, fit_from_dataset
 from oneranker.semantic_ids.item_embeddings import item_embeddings
@@ -48,6 +48,17 @@ def test_rows_of_nan_or_infinity_are_named(method: Method, value: float) -> None
 
 @by_method
 @pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_numbers_too_large_for_squared_distances_are_refused_and_large_ones_are_not(method: Method) -> None:
+    points = drawn() / np.abs(drawn()).max()
+    ids = fit(points * np.float32(2.0**48), SETTINGS[method])
+    assert len(paths(ids)) == 40
+    assert len(paths(ids.assign(["one more"], ids.embeddings[:1]))) == 41
+    with pytest.raises(DataError, match=r"semantic IDs: 40 rows hold numbers beyond .*, first row 0.*Scale the embed"):
+        fit(points * np.float32(1e20) + np.float32(1e19), SETTINGS[method])
+
+
+@by_method
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_equal_embeddings_get_different_codes(method: Method) -> None:
     for points in (np.repeat(drawn(4), 10, axis=0), np.ones((40, D)), np.zeros((40, D))):
         ids = fit(points, SETTINGS[method])
@@ -77,11 +88,22 @@ def test_a_level_wider_than_65536_is_refused() -> None:
         with pytest.raises(ValueError, match="codes=65537, expected 1 to 65536"):
             IdSettings(method=method, codes=65_537)
     wide = IdSettings(method=Method.GAOQ, levels=2, branching=(65_537,))
-    with pytest.raises(DataError, match=r"a level has 65537 codes, expected at most 65536.*Use more levels"):
+    with pytest.raises(DataError, match=r"levels of \[65537, 1\] codes, expected at most 65536.*Use more levels"):
         fit(drawn(), wide)
     many = np.zeros((65_537, 1), np.float32)
-    with pytest.raises(DataError, match=r"a level has 65537 codes, expected at most 65536.*Use more levels"):
+    with pytest.raises(DataError, match=r"levels of \[1, 65537\] codes, expected at most 65536.*Use more levels"):
         fit(many, IdSettings(method=Method.GAOQ, levels=2, branching=(1,)))
+
+
+def test_a_tree_too_wide_for_its_anchors_is_refused_before_embeddings_are_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = from_market(write_market(tmp_path / "learned"), Method.RESID).embeddings.shape[1]
+    monkeypatch.setattr(from_dataset, "fit_famae", lambda *_: pytest.fail("FAMAE was trained"))
+    dataset = Dataset.read(write_market(tmp_path / "market"))
+    settings = IdSettings(method=Method.RESID, branching=(1, 1), spare_leaves=width)
+    with pytest.raises(DataError, match=rf"\[1, 1, {width + 12}\] codes, expected at most {width} .*--anchors fitted"):
+        fit_from_dataset(dataset, catalogue_items(dataset), settings, width=8, famae=SMALL)
 
 
 @pytest.mark.parametrize("method", list(Method), ids=lambda method: method.value)

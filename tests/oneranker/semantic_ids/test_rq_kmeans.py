@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from oneranker.errors import DataError
+from oneranker.semantic_ids import unique_leaves
+from oneranker.semantic_ids.centres import nearest
 from oneranker.semantic_ids.code_paths import CodePaths
 from oneranker.semantic_ids.quality import codes_moved, reconstruction_errors
 from oneranker.semantic_ids.rq_kmeans import add_items, fit_rq_kmeans
@@ -136,6 +138,19 @@ def test_new_items_fill_the_very_last_path() -> None:
     assert len(set(paths(joined))) == 27
     with pytest.raises(DataError, match=r"got 28 items, expected at most .* = 27 paths"):
         add_items(joined, points[:1])
+
+
+def test_known_items_are_not_compared_with_codes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        compared.append(len(points))
+        return nearest(points, centres)
+
+    known = fit_rq_kmeans(clustered(60), 3, 4)
+    monkeypatch.setattr(unique_leaves, "nearest", counted)
+    add_items(known, clustered(2))
+    assert compared == [2, 2, 2]
 
 
 def test_an_items_own_twin_lands_beside_it() -> None:

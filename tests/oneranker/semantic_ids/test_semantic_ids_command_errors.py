@@ -38,7 +38,7 @@ WRONG_WORDS = [
     (["--method", "gaoq", "--branching", "4", "--embeddings"], "expected 2 factors"),
     (["--method", "gaoq", "--levels", "1", "--embeddings"], "expected at least 2"),
     (["--method", "rq-kmeans", "--branching", "2,2", "--embeddings"], "branching=.* beside method rq-kmeans"),
-    (["--method", "rq-kmeans", "--anchors", "fitted", "--embeddings"], "indexing=.* beside method rq-kmeans"),
+    (["--method", "rq-kmeans", "--anchors", "fitted", "--embeddings"], "anchors=fitted beside method rq-kmeans"),
     (["--method", "rq-kmeans-plus", "--spare-leaves", "2", "--embeddings"], "spare_leaves=2 beside"),
     (["--method", "gaoq", "--refine-steps", "2", "--embeddings"], "refine_steps=2 beside method gaoq"),
     (["--method", "rq-kmeans", "--famae-steps", "2", "--embeddings"], "--famae-steps .*--method resid only"),
@@ -168,7 +168,7 @@ def test_what_cannot_be_built_is_one_error_and_leaves_what_was_there(
     few = [*tree, "--branching", "21,2", "--out", str(tmp_path / "out")]
     assert "20 points for 21 clusters" in error(few, capsys, caplog)
     wide = [*tree, "--branching", "65537,2", "--out", str(tmp_path / "out")]
-    assert "65537 codes, expected at most 65536" in error(wide, capsys, caplog)
+    assert "levels of [65537, 2, 1] codes, expected at most 65536" in error(wide, capsys, caplog)
     full = ["build", "--method", "rq-kmeans", "--codes", "2", "--embeddings", str(embeddings)]
     assert "at most V**L = 2**3" in error([*full, "--out", str(tmp_path / "out")], capsys, caplog)
     below = [*full[:3], "--embeddings", str(embeddings), "--out", str(embeddings / "out")]
