@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from oneranker.errors import DataError
 from oneranker.semantic_ids.centres import Floats, check_points, cluster_sums, nearest
-from oneranker.semantic_ids.code_paths import CodePaths
+from oneranker.semantic_ids.code_paths import CodePaths, prefix_numbers
 
 Integers = NDArray[np.int64]
 
@@ -122,8 +122,8 @@ def explained_variance(ids: CodePaths, embeddings: NDArray[np.floating]) -> tupl
     points = _points(ids, embeddings)
     answer = []
     for level in range(ids.codes.shape[1]):
-        left = _minus_mean(points, _number(ids.codes[:, :level]))
-        sums, count = _sums(left, _number(ids.codes[:, level : level + 1]))
+        left = _minus_mean(points, prefix_numbers(ids.codes[:, :level]))
+        sums, count = _sums(left, prefix_numbers(ids.codes[:, level : level + 1]))
         between = float((np.square(sums).sum(axis=1) / count).sum())
         answer.append(_ratio(between, _sum_of_squares(left)))
     return tuple(answer)
@@ -142,12 +142,12 @@ def code_coherence(ids: CodePaths, embeddings: NDArray[np.floating]) -> tuple[fl
     points = _points(ids, embeddings)
     answer = []
     for level in range(ids.codes.shape[1]):
-        left = _minus_mean(points, _number(ids.codes[:, :level]))
+        left = _minus_mean(points, prefix_numbers(ids.codes[:, :level]))
         norm = np.linalg.norm(left, axis=1, keepdims=True)
         size = float(np.sqrt(np.square(points, dtype=np.float64).sum() / len(points)))
         left = np.where(norm > 1e-6 * size, left / np.maximum(norm, 1e-30), 0).astype(np.float32)
-        own = _number(ids.codes[:, : level + 1]) if level else np.arange(len(left))
-        cosines, pairs = _cosines(left, _number(ids.codes[:, level : level + 1]))
+        own = prefix_numbers(ids.codes[:, : level + 1]) if level else np.arange(len(left))
+        cosines, pairs = _cosines(left, prefix_numbers(ids.codes[:, level : level + 1]))
         own_cosines, own_pairs = _cosines(left, own)
         answer.append(_ratio(cosines - own_cosines, pairs - own_pairs))
     return tuple(answer)
@@ -240,13 +240,6 @@ def _check_items(codes: NDArray[np.integer], items: NDArray[np.integer], least: 
             f"semantic-ID quality: items span {items.min()} .. {items.max()}, expected {least} .. {len(codes) - 1}. "
             "Use rows of the table of codes."
         )
-
-
-def _number(prefixes: NDArray[np.integer]) -> Integers:
-    """Number the different rows: int [N, l] -> int64 [N]; with l = 0 all are one."""
-    if not prefixes.shape[1]:
-        return np.zeros(len(prefixes), np.int64)
-    return np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _sums(points: Floats, group: Integers) -> tuple[NDArray[np.float64], Integers]:
