@@ -56,8 +56,8 @@ Json ReadValue(JsonReader& reader, int depth) {
       std::map<std::string, std::size_t, std::less<>> places;
       reader.ReadObject([&](std::string_view key) {
         const auto [place, is_new] = places.try_emplace(std::string(key), object.size());
-        if (is_new) object.emplace_back(key, Json());
-        object[place->second].second = ReadValue(reader, depth + 1);
+        if (is_new) object.push_back({std::string(key), Json()});
+        object[place->second].value = ReadValue(reader, depth + 1);
       });
       return {std::move(object)};
     }
@@ -91,9 +91,9 @@ struct PythonWriter {
   }
   void operator()(const Json::Object& object) {
     Rows("{", object, "}", [this](const auto& row) -> const Json& {
-      (*this)(row.first);
+      (*this)(row.key);
       text += ": ";
-      return row.second;
+      return row.value;
     });
   }
 
@@ -117,8 +117,8 @@ struct PythonWriter {
 const Json* Json::Find(std::string_view key) const noexcept {
   const auto* object = std::get_if<Object>(&value);
   if (object == nullptr) return nullptr;
-  const auto found = std::find_if(object->begin(), object->end(), [&](const auto& row) { return row.first == key; });
-  return found == object->end() ? nullptr : &found->second;
+  const auto found = std::find_if(object->begin(), object->end(), [&](const auto& row) { return row.key == key; });
+  return found == object->end() ? nullptr : &found->value;
 }
 
 const Json& Json::operator[](std::string_view key) const noexcept {

@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -15,8 +14,9 @@ namespace oneranker {
 
 /// One value of a parsed text. To free it takes no memory, so that it can be freed where there is none.
 struct Json {
+  struct Member;
   using List = std::vector<Json>;
-  using Object = std::vector<std::pair<std::string, Json>>;  // in the order of the text, no key twice
+  using Object = std::vector<Member>;  // in the order of the text, no key twice
 
   template <typename Type>
   [[nodiscard]] bool Is() const noexcept {
@@ -35,6 +35,11 @@ struct Json {
 
   /// An integer that leaves int64 is a uint64, one that leaves that a double.
   std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, List, Object> value;
+};
+
+struct Json::Member {
+  std::string key;
+  Json value;
 };
 
 /// Of a key given twice the last value counts, in the place of the first. Throws Unreadable.

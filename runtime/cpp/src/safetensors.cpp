@@ -96,7 +96,7 @@ StoredTensor TensorOf(const Json& entry, std::string_view name) {
 
 void CheckMetadata(const Json& entry) {
   const auto* const rows = std::get_if<Json::Object>(&entry.value);
-  const auto is_text = [](const auto& row) { return row.second.template Is<std::string>(); };
+  const auto is_text = [](const auto& row) { return row.value.template Is<std::string>(); };
   if (rows == nullptr || !std::all_of(rows->begin(), rows->end(), is_text))
     Refuse("__metadata__ is ", PythonText(entry), ", expected texts by name");
 }
