@@ -136,7 +136,7 @@ def test_files_that_hold_no_embeddings_are_one_error(
         np.savez(file, x=np.ones((3, 2)))
     assert "got NpzFile" in error(words, capsys, caplog)
     path.unlink()
-    assert "bad.npy: could not be read" in error(words, capsys, caplog)
+    assert "bad.npy: no such file" in error(words, capsys, caplog)
     assert not (tmp_path / "out").exists()
 
 
@@ -146,7 +146,7 @@ def test_ids_that_do_not_fit_are_one_error(
     names = tmp_path / "names.txt"
     words = ["build", "--method", "rq-kmeans", "--embeddings", str(embeddings), "--out", str(tmp_path / "out")]
     words += ["--item-ids", str(names)]
-    assert "names.txt: could not be read" in error(words, capsys, caplog)
+    assert "names.txt: no such file" in error(words, capsys, caplog)
     names.write_bytes("é\n".encode("latin-1") * 20)
     assert "names.txt: got 'utf-8' codec" in error(words, capsys, caplog)
     names.write_text("a\n" * 20)
