@@ -16,11 +16,8 @@ from oneranker.errors import DataError
 PREPARED_FILE = "prepared.json"
 
 
-@contextmanager
-def prepared_folder(out: Path, account: dict[str, Any], marker: str = PREPARED_FILE) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success it takes the place of `out`, on an error `out` stays as it was.
-
-    `account` is written last, as the marker file (prepared.json); fill it while the folder is filled.
+def check_place(out: Path, marker: str = PREPARED_FILE) -> None:
+    """Ask before long work whether its result may go there.
 
     Raises: DataError when `out` holds something that was not prepared by this program.
     """
@@ -29,6 +26,17 @@ def prepared_folder(out: Path, account: dict[str, Any], marker: str = PREPARED_F
             f"{out}: exists and has no {marker}, expected a new folder or one prepared before. "
             "Choose another --out, or remove it yourself."
         )
+
+
+@contextmanager
+def prepared_folder(out: Path, account: dict[str, Any], marker: str = PREPARED_FILE) -> Iterator[Path]:
+    """Give a temporary folder to fill; on success it takes the place of `out`, on an error `out` stays as it was.
+
+    `account` is written last, as the marker file (prepared.json); fill it while the folder is filled.
+
+    Raises: DataError when `out` holds something that was not prepared by this program.
+    """
+    check_place(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from oneranker.data.dataset import catalogue_items
 from oneranker.data.prepare import ADAPTERS, load_dataset
+from oneranker.data.prepared_folder import check_place
 from oneranker.errors import DataError
 from oneranker.semantic_ids.famae import FamaeSettings
 from oneranker.semantic_ids.from_dataset import fit_from_dataset
 from oneranker.semantic_ids.gaoq import Indexing
-from oneranker.semantic_ids.semantic_ids import SemanticIds, fit
+from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds, fit
 from oneranker.semantic_ids.sequences import famae_columns
-from oneranker.semantic_ids.settings import DEFAULT_CODES, IdSettings, Method
+from oneranker.semantic_ids.settings import DEFAULT_CODES, IdSettings, Method, one_of
 from oneranker.tokens import TokenError
 
 FAMAE = FamaeSettings()
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(arguments: argparse.Namespace) -> dict[str, Any]:
     _check_source(arguments)
     settings, famae = _settings(arguments)
+    check_place(arguments.out, NOTES_FILE)
     if arguments.data is None:
         embeddings = _embeddings(arguments.embeddings)
         ids = fit(embeddings, settings, item_ids=_item_ids(arguments.item_ids))
@@ -135,7 +137,10 @@ def _assign(arguments: argparse.Namespace) -> dict[str, Any]:
         items, before = catalogue_items(dataset), set(known.item_ids)
         new = items.take(np.flatnonzero([item not in before for item in items.ids]))
         if not new.ids:
-            raise DataError(f"{arguments.data}: 0 of {len(items.ids)} items are new, expected some. Nothing to do.")
+            raise DataError(
+                f"{arguments.data}: 0 of {len(items.ids)} items are new, expected some. An item that no user "
+                "has had is in the catalogue where the schema says `catalogue = { min_users = 0 }`."
+            )
         ids = known.assign(new.ids, known.famae.embed(famae_columns(dataset.schema.content, new)))
     ids.save(arguments.out)
     return _told(ids, arguments.out) | {"new": len(ids.item_ids) - len(known.item_ids)}
@@ -164,6 +169,8 @@ def _told(ids: SemanticIds, out: Path) -> dict[str, Any]:
 def _embeddings(path: Path) -> NDArray[np.floating]:
     try:
         embeddings = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, expected numbers [N, D]. Name what numpy.save wrote.") from error
     except (ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError(
             f"{path}: got {error}, expected numbers [N, D] as numpy.save writes them. Save again."
@@ -180,8 +187,17 @@ def _item_ids(path: Path | None) -> list[str] | None:
     """The lines of a file; an id may hold what else str.splitlines would break at."""
     try:
         return None if path is None else path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, expected text, one id a line. Correct the name.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: got {error}, expected UTF-8 text, one id a line. Save it as UTF-8.") from error
+
+
+def _method(word: str) -> Method:
+    try:
+        return one_of(Method, word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _branching(word: str) -> tuple[int, ...]:
@@ -199,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         "build", help="give every item of a data set, or row of embeddings, codes", formatter_class=form
     )
     build.set_defaults(do=_build)
-    build.add_argument("--method", type=Method, choices=list(Method), required=True, metavar=_words(Method), help="how")
+    build.add_argument("--method", type=_method, required=True, metavar=_words(Method), help="how")
     _add_source(build, "items and their events")
     build.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it was written by build")
     build.add_argument("--levels", type=int, default=DEFAULT.levels, help="codes of a path")

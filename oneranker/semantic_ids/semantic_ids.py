@@ -124,7 +124,7 @@ class SemanticIds:
             quantiser = add_items(self.quantiser, points)
         return replace(self, item_ids=names, embeddings=np.concatenate([self.embeddings, points]), quantiser=quantiser)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the folder whole or not at all; one that `save` wrote before is replaced.
 
         Raises:
@@ -138,7 +138,7 @@ class SemanticIds:
             "embedding_width": self.embeddings.shape[1],
             "seconds": dict(self.seconds),
         }
-        with prepared_folder(folder, notes, NOTES_FILE) as fresh:
+        with prepared_folder(Path(folder), notes, NOTES_FILE) as fresh:
             if isinstance(self.quantiser, RqKmeansPlus):
                 self.quantiser.write(fresh)
             else:
@@ -152,12 +152,13 @@ class SemanticIds:
             notes["sha256"] = {path.relative_to(fresh).as_posix(): _sha256(path) for path in files}
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path | str) -> Self:
         """Read what `save` wrote.
 
         Raises:
             DataError: a file is missing, damaged, or of another `save`.
         """
+        folder = Path(folder)
         notes = _read_notes(folder)
         settings: IdSettings = notes["settings"]
         quantiser: Quantiser
@@ -233,6 +234,11 @@ def _check_names(names: Sequence[str], rows: int) -> None:
 def _read_notes(folder: Path) -> dict[str, Any]:
     """What the notes say, once every file that they name is the one that was written with them."""
     path = folder / NOTES_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path}: got no such file, expected a folder of semantic IDs or, where a method may stand, one of "
+            f"{', '.join(method.value for method in Method)}. Correct the name. Build what was lost again."
+        )
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         if (version := notes["schema_version"]) != SCHEMA_VERSION:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings
 from oneranker.semantic_ids.gaoq import WIDEST_LEVEL, GaoqSettings, Indexing
 from oneranker.semantic_ids.rq_kmeans_plus import RqKmeansPlusSettings
 
 DEFAULT_CODES = 256
+
+
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 class Method(Enum):
@@ -53,6 +56,8 @@ class IdSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", one_of(Method, self.method))  # their values do, too
+        object.__setattr__(self, "anchors", one_of(Indexing, self.anchors))
         if self.levels < 1:
             raise ValueError(f"semantic IDs: levels={self.levels}, expected at least 1; raise it")
         if self.codes is not None and not 1 <= self.codes <= WIDEST_LEVEL:
@@ -100,8 +105,20 @@ class IdSettings:
             TypeError, ValueError, KeyError: it is not that.
         """
         branching = None if raw["branching"] is None else tuple(raw["branching"])
-        enums = {"method": Method(raw["method"]), "anchors": Indexing(raw["anchors"])}
-        return cls(**{**raw, **enums, "branching": branching})
+        return cls(**{**raw, "branching": branching})
+
+
+def one_of(kind: type[_Choice], value: object) -> _Choice:
+    """The member of an enum, or of its values, as words on a command line are.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(str(each.value) for each in kind)
+        raise ValueError(f"semantic IDs: got {value!r}, expected one of {known}; choose one") from error
 
 
 def _plain(value: Any) -> Any:

@@ -88,6 +88,12 @@ def test_the_folder_holds_these_files_and_a_table_for_anyone(ids: SemanticIds, t
     assert notes["sha256"].keys() == files - {"semantic_ids.json"}
 
 
+def test_a_folder_may_be_named_by_text(tmp_path: Path) -> None:
+    ids = fit(np.eye(5, dtype=np.float32), IdSettings(codes=3))
+    ids.save(str(tmp_path / "ids"))
+    np.testing.assert_array_equal(SemanticIds.load(str(tmp_path / "ids")).codes, ids.codes)
+
+
 def test_names_of_every_kind_come_back(tmp_path: Path) -> None:
     names = ["nan", "None", "007", "7", "7.0", "", " a", "ü", "商品", "a\nb", "a\x85b", "true"]
     fit(drawn(len(names)), IdSettings(codes=4), item_ids=names).save(tmp_path / "ids")

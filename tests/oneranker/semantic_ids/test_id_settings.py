@@ -102,3 +102,9 @@ def test_a_tree_of_that_many_codes_is_chosen_wherever_there_is_one(levels: int) 
         factors = rule_of_thumb(items, levels, most)
         assert max(factors) <= most
         assert ceil(items / int(np.prod(factors))) <= most
+
+
+def test_methods_and_anchors_may_be_named_by_their_words() -> None:
+    assert IdSettings(method="gaoq", anchors="fitted") == IdSettings(method=Method.GAOQ, anchors=Indexing.FITTED)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got 'goaq', expected one of rq-kmeans, rq-kmeans-plus, gaoq, resid"):
+        IdSettings(method="goaq")  # type: ignore[arg-type]

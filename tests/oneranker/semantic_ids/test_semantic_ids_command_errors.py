@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fitted_ids import QUICK, files_below
 
+from oneranker.semantic_ids import __main__ as command
 from oneranker.semantic_ids.__main__ import main
 
 
@@ -33,7 +34,7 @@ def error(words: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.L
 
 WRONG_WORDS = [
     (["--method", "resid", "--embeddings"], "method resid with --embeddings, expected --data"),
-    (["--method", "pq", "--embeddings"], "--method"),
+    (["--method", "pq", "--embeddings"], "--method: .*'pq', expected one of rq-kmeans, rq-kmeans-plus, gaoq, resid"),
     (["--method", "gaoq", "--branching", "two", "--embeddings"], "got 'two', expected whole numbers and commas"),
     (["--method", "gaoq", "--branching", "4", "--embeddings"], "expected 2 factors"),
     (["--method", "gaoq", "--levels", "1", "--embeddings"], "expected at least 2"),
@@ -181,3 +182,14 @@ def test_what_cannot_be_built_is_one_error_and_leaves_what_was_there(
     assign = ["assign", "--ids", str(mine), "--data", str(market), "--out", str(tmp_path / "out")]
     assert "semantic_ids.json" in error(assign, capsys, caplog)
     assert files_below(tmp_path) == before
+
+
+def test_a_place_that_is_taken_is_refused_before_the_work(
+    tmp_path: Path, embeddings: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    monkeypatch.setattr(command, "fit", lambda *_, **__: pytest.fail("codes were fitted for a place that is taken"))
+    words = ["build", "--method", "rq-kmeans", "--embeddings", str(embeddings), "--out", str(tmp_path / "mine")]
+    assert main(words) == 1
+    assert "has no semantic_ids.json" in caplog.text
