@@ -108,6 +108,7 @@ std::vector<StageEntry> StagesOf(const Json& raw, const std::string& where) {
     stages.back().name = name;
   }
   std::vector<std::string> names;
+  names.reserve(stages.size());
   for (const StageEntry& stage : stages) names.push_back(stage.name);
   if (!std::equal(names.begin(), names.end(), kStages.begin(), kStages.end())) {
     Fail(ErrorKind::kBundle, where, ": stages are ", ListText(names), ", expected ",
