@@ -201,6 +201,18 @@ def test_the_code_of_the_serving_page_does_what_it_says(beside_a_bundle: Path) -
     assert set(scope["spans"]) >= {"tokens", "generator", "enhancer", "retriever", "ranker"}
 
 
+def test_the_code_of_the_semantic_ids_page_says_what_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [(_, program)] = blocks("docs/semantic-ids.md", "python")
+    ids = run(program)["ids"]
+    told = re.findall(r"^ids\.(\w+)(?:\(\))?  # (\w+) \[([\d, ]+)\]", program, re.M)
+    assert [name for name, _, _ in told] == ["codes", "codebooks", "reconstruct"]
+    for name, dtype, shape in told:
+        value = getattr(ids, name)
+        array = value() if callable(value) else value
+        assert (array.dtype.name, list(array.shape)) == (dtype, [int(size) for size in shape.split(",")]), name
+
+
 def test_the_example_answers_one_request(
     beside_a_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,12 +38,12 @@ class Turns {
       if (!line.empty()) texts_.push_back(line);
     }
     for (const std::string& text : texts_) requests_.push_back(Request::FromJson(text));
-    const std::size_t batch = job.at("batch");
-    while (requests_.size() % batch != 0) {
-      texts_.push_back(texts_[requests_.size() % batch]);
-      requests_.push_back(requests_[requests_.size() % batch]);
+    batch_ = job.at("batch");
+    const std::size_t given = requests_.size();  // full batches only: the last one is filled up from the start
+    for (std::size_t i = given; i % batch_ != 0; ++i) {
+      texts_.push_back(texts_[i % given]);
+      requests_.push_back(requests_[i % given]);
     }
-    batch_ = batch;
     Time("recommend", requests_.size() / batch_);  // every shape once
     next_.clear();
   }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from benchmarks.row import EAGER
-from benchmarks.turn_process import CPP, TurnProcess, compare
+from benchmarks.turn_process import CPP, TurnProcess, compare, find_program
 from benchmarks.turn_worker import PYTHON
 from runtime.errors import ParityError
+from runtime.items import ItemIndex
 
 Answers = list[list[tuple[str, float]]]
 TRUTH: Answers = [[("a", 3.0), ("b", 2.0), ("c", 2.0 - 4e-6)], [("d", 1.0)]]
@@ -58,3 +62,20 @@ def test_items_whose_scores_tie_may_change_places_for_eager_pytorch_alone() -> N
 def test_one_answer_less_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         compared(EAGER, TRUTH[:1])
+
+
+@pytest.mark.cpp
+def test_both_sides_fill_the_last_batch_with_the_same_requests(tiny_bundle: Path, tmp_path: Path) -> None:
+    index = ItemIndex.read(tiny_bundle / "items")
+    requests = [{"now": 9, "events": [{"item": index.id(i), "time": 1, "group": "g"}] * (i + 1)} for i in range(5)]
+    (tmp_path / "requests.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
+    job = {
+        "bundle": str(tiny_bundle), "requests": str(tmp_path / "requests.jsonl"), "batch": 3, "top_k": 4,
+        "threads": 1, "workers": 1, "checkpoint": None,
+    }  # fmt: skip
+    worker = [sys.executable, "-m", "benchmarks.turn_worker", PYTHON]
+    with TurnProcess(CPP, [str(find_program(None))], job) as cpp, TurnProcess(PYTHON, worker, job) as python:
+        compare([cpp, python])
+        answers = python.answers()
+    assert len(answers) == 6
+    assert answers[5] == answers[0] != answers[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from cpp_server import PATIENCE, SERVER, Server, rename_first, serving
+from markdown_pages import text
 
 from runtime import Pipeline
 from runtime.items import ItemIndex
@@ -40,6 +42,14 @@ def test_it_answers_a_list_as_python_answers_a_batch(
     assert (code, set(found)) == (200, {"answers"})
     for one, answer in zip(found["answers"], expected, strict=True):
         assert_same(one, answer)
+
+
+def test_the_bodies_of_the_page_are_answered(server: Server) -> None:
+    bodies = re.findall(r"--data '(\{.*\})' localhost:\d+(/\S+)", text("docs/cpp.md"))
+    assert bodies
+    for body, route in bodies:
+        code, found = server.ask("POST", route, json.loads(body))
+        assert (code, len(found["answers"])) == (200, len(json.loads(body)["requests"]))
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
