@@ -97,6 +97,15 @@ def train_baskets(dataset: Dataset, catalogue: CatalogueItems) -> tuple[np.ndarr
     return events.group_user[events.group[used]], events.group[used], row[used]
 
 
+def chosen_in_one(dataset: Dataset, catalogue: CatalogueItems) -> tuple[np.ndarray, np.ndarray]:
+    """What counts as chosen together in the training part: a group; in data without groups, all that a user had.
+
+    Shapes: -> number of the group or user int64 [n], catalogue row int64 [n]
+    """
+    user, group, row = train_baskets(dataset, catalogue)
+    return (user if dataset.schema.events.group is None else group), row
+
+
 def fit_tokenizer(dataset: Dataset, levels: int, codes: int, catalogue: CatalogueItems) -> Tokenizer:
     """Learn values and bucket edges: of events before the test part, of the catalogue's items, of all users."""
     schema, tables, events = dataset.schema, dataset.tables, dataset.tables.events

@@ -124,6 +124,7 @@ def _assign(arguments: argparse.Namespace) -> dict[str, Any]:
             "semantic IDs: --embeddings without --item-ids, or these with --data, expected ids with embeddings only; "
             "name the new items of embeddings, those of a data set have ids"
         )
+    check_place(arguments.out, NOTES_FILE)
     known = SemanticIds.load(arguments.ids)
     if arguments.data is None:
         ids = known.assign(_item_ids(arguments.item_ids) or (), _embeddings(arguments.embeddings))

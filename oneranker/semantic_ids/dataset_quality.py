@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneranker.data.dataset import CatalogueItems, Dataset, catalogue_items, train_baskets
+from oneranker.data.dataset import CatalogueItems, Dataset, catalogue_items, chosen_in_one
 from oneranker.data.event_roles import VALID
 from oneranker.errors import DataError
 from oneranker.semantic_ids.item_embeddings import chosen_together
@@ -15,9 +15,7 @@ from oneranker.semantic_ids.quality import Integers, code_overlap, prefix_recall
 from oneranker.semantic_ids.semantic_ids import SemanticIds
 
 TOP_NEIGHBOURS = 20
-MOST_PAIRS = (
-    1_000_000  # of more (history item, target) pairs, a sample of this size; a share is then within about 0.001
-)
+MOST_PAIRS = 1_000_000  # of more (history item, target) pairs, a sample of this size: shares within about 0.001
 _SEED = 0
 
 
@@ -62,12 +60,11 @@ def _history_target(codes: NDArray[np.int32], dataset: Dataset, row_of: dict[str
 def _cooccurrence(
     codes: NDArray[np.int32], dataset: Dataset, catalogue: CatalogueItems, row_of: dict[str, int]
 ) -> dict[str, Any]:
-    user, group, row = train_baskets(dataset, catalogue)
-    grouped = dataset.schema.events.group is not None  # without groups, a user's training part is one
-    together = chosen_together(len(codes), group if grouped else user, _rows(catalogue.ids, row_of)[row]).tocoo()
+    group, row = chosen_in_one(dataset, catalogue)
+    together = chosen_together(len(codes), group, _rows(catalogue.ids, row_of)[row]).tocoo()
     pairs = np.stack([together.row, together.col], axis=1).astype(np.int64)
     return {
-        "within": "group" if grouped else "user",
+        "within": "user" if dataset.schema.events.group is None else "group",
         "items": len(np.unique(pairs[:, 0])),
         "top": TOP_NEIGHBOURS,
         "prefix_recall": list(prefix_recall(codes, pairs, together.data, TOP_NEIGHBOURS)),

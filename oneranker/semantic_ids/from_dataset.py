@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from oneranker.data.dataset import CatalogueItems, Dataset, train_baskets
+from oneranker.data.dataset import CatalogueItems, Dataset, chosen_in_one
 from oneranker.semantic_ids.centres import Floats
 from oneranker.semantic_ids.famae import FamaeSettings, fit_famae
 from oneranker.semantic_ids.gaoq import level_widths
@@ -42,12 +42,9 @@ def fit_from_dataset(
 def cooccurrence_embeddings(dataset: Dataset, items: CatalogueItems, width: int, seed: int) -> Floats:
     """One half from what was chosen together in the training part, one half from content; numbers as buckets.
 
-    Together is what a group (a basket) holds; in data without groups, what a user had.
-
     Shapes: -> float32 [N, width]
     """
-    user, basket, row = train_baskets(dataset, items)
-    group = user if dataset.schema.events.group is None else basket
+    group, row = chosen_in_one(dataset, items)
     content: dict[str, NDArray[Any]] = {}
     for spec in dataset.schema.content:
         values = items.columns[spec.name]

@@ -69,7 +69,7 @@ def _level_meaning(levels: Sequence[dict[str, Any]]) -> Figure:
     figure, (panel,) = _panels(1)
     for shift, key, label in (
         (-0.2, "explained_variance", "explained variance, share of what parents leave"),
-        (0.2, "code_coherence", "coherence, mean cosine within a code"),
+        (0.2, "code_coherence", "coherence, mean cosine under one code across parents"),
     ):
         place = [level + 1 + shift for level in range(len(levels))]
         bars = panel.bar(place, [level[key] for level in levels], width=0.4, label=label)
