@@ -192,6 +192,13 @@ def test_metrics_count_what_was_asked(tiny_bundle: Path, requests: list[dict[str
     assert after[f'oneranker_index_info{{version="{version}"}}'] == 1
 
 
+def test_whoever_has_read_an_answer_finds_it_counted(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--threads", "1") as server:
+        name = 'oneranker_requests_total{code="200"}'
+        found = [numbers(server)[name] for _ in range(300)]
+    assert found == [found[0] + n for n in range(300)]
+
+
 def numbers(server: Server) -> dict[str, float]:
     code, text = server.ask("GET", "/metrics")
     assert code == 200

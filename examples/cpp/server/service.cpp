@@ -67,7 +67,8 @@ void Service::AddRoutes(httplib::Server& http) {
   });
   AddRoute(http, "/v1/recommend", &Service::Recommend);
   AddRoute(http, "/v1/items", &Service::SwapItems);
-  http.set_logger([this](const auto&, const auto& response) { metrics_.CountResponse(response.status); });
+  // Counted before it is sent, so that who has read an answer finds it counted; a logger is called after.
+  http.set_post_routing_handler([this](const auto&, auto& response) { metrics_.CountResponse(response.status); });
 }
 
 /// A body is read here and not by the library, which bounds only those that say their length.
