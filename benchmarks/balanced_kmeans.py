@@ -11,21 +11,18 @@ import json
 import logging
 import math
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import ROOT, commit, processor, usable_cores
+from benchmarks.environment import ROOT, place, usable_cores
 from benchmarks.measure import peak_memory_mib
 from oneranker.semantic_ids.balanced_kmeans import BalancedKMeansSettings, fit_balanced_kmeans
 
@@ -146,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(asdict(run_case(Case(**json.loads(words.case))))) + "\n")
         return 0
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    where = _environment(words.threads, sys.argv[1:] if argv is None else argv)
+    where = place("benchmarks.balanced_kmeans", sys.argv[1:] if argv is None else argv, words.threads, PACKAGES)
+    where["data"] = f"{_BLOBS} Gaussian blobs, deviation 0.7, sizes Dirichlet(0.5), seed 0"
     one = Case(items=0, width=words.width, clusters=words.clusters, n_init=words.n_init, backend=OURS)
     both = [replace(one, items=items, backend=backend) for items in words.items for backend in (OURS, THEIRS)]
     alone = [replace(one, items=items, n_init=words.scale_n_init) for items in words.scale]
@@ -175,20 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the line is added to")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # the process of one row
     return parser
-
-
-def _environment(threads: int, command: Sequence[str]) -> dict[str, object]:
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.balanced_kmeans", *command]),
-        "commit": commit(ROOT),
-        "machine": f"{processor()}, {usable_cores()} cores",
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "threads": threads,
-        "system": platform.platform(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "data": f"{_BLOBS} Gaussian blobs, deviation 0.7, sizes Dirichlet(0.5), seed 0",
-    }
 
 
 def _run(cases: Sequence[Case], limit: float, threads: int) -> list[Row]:
@@ -236,13 +220,6 @@ def _objective(points: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
 
 def _ratio(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

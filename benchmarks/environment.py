@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu import Gpu
 from runtime.manifest import Manifest
@@ -55,7 +56,7 @@ def environment(
         commit=commit(ROOT),
         processor=processor(),
         cores=usable_cores(),
-        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        load_average=load_average(),
         threads=threads,
         device="cpu" if gpu is None else str(gpu),
         system=platform.platform(),
@@ -65,6 +66,25 @@ def environment(
         precision=manifest.precision,
         items=manifest.items.items,
     )
+
+
+def place(program: str, command: Sequence[str], threads: int, packages: Sequence[str]) -> dict[str, Any]:
+    """The same for a program without a bundle: the first fields of its lines, at the moment it is called."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([f"python -m {program}", *command]),
+        "commit": commit(ROOT),
+        "machine": f"{processor()}, {usable_cores()} cores",
+        "load_average": load_average(),
+        "threads": threads,
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+def load_average() -> float | None:
+    """Runnable processes over the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def versions(gpu: Gpu | None = None) -> dict[str, str]:

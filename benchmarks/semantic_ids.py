@@ -12,12 +12,9 @@ import argparse
 import hashlib
 import json
 import logging
-import os
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,8 +23,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.environment import ROOT, commit, processor, usable_cores
-from oneranker import __version__, weights
+from benchmarks.environment import place
+from oneranker import weights
 from oneranker.config import OneRankerConfig, preset
 from oneranker.data.dataset import Dataset, catalogue_items
 from oneranker.data.metrics import first_requests
@@ -38,6 +35,7 @@ from oneranker.rankings import model_rankings
 from oneranker.semantic_ids.famae import FamaeSettings
 from oneranker.semantic_ids.famae_metrics import Evaluation
 from oneranker.semantic_ids.from_dataset import fit_from_dataset
+from oneranker.semantic_ids.gaoq import Indexing
 from oneranker.semantic_ids.quality import prefix_counts, reconstruction_errors
 from oneranker.semantic_ids.semantic_ids import NOTES_FILE, SemanticIds, fit
 from oneranker.semantic_ids.settings import IdSettings, Method
@@ -49,7 +47,9 @@ from oneranker.training.preparation import read_prepared
 logger = logging.getLogger(__name__)
 RESULTS = Path(__file__).resolve().parent / "results" / "semantic-ids.jsonl"
 PARTS, METRICS = ("new_items", "all_items"), ("hr@10", "ndcg@10")
-BASELINE = Method.RQ_KMEANS.value
+CHOICES = ("method", "codes", "anchors", "seed")  # what rows differ in that share data, budget and FAMAE
+BASELINE = {"method": Method.RQ_KMEANS.value, "codes": None, "anchors": IdSettings().anchors.value}
+PACKAGES = ("oneranker", "torch", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,8 @@ class Case:
 
     data: str
     method: str
+    codes: int | None  # of each level of rq-kmeans and rq-kmeans-plus, instead of the model's
+    anchors: str  # of gaoq and resid
     seed: int
     until: str  # last split that is learned from; the test split is measured
     users: int | None  # of the test split, evenly spread; None: all
@@ -72,14 +74,14 @@ class Case:
 def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
     """Build the codes, train, measure; what lies finished in `work` for the very same case is used."""
     dataset = load_dataset(case.data, root)
-    config = replace(preset(case.preset), max_history=case.history)
+    config = _config(case)
+    ids = build_codes(case, work, root)
     work = work / _key(case)
-    ids = _semantic_ids(case, dataset, config, work / "ids")
     settings = FitSettings(steps=case.steps, joint_steps=0, seed=case.seed, batch=BatchSettings(windows=case.windows))
-    checkpoint = work / "checkpoints" / f"{case.method}-{case.seed}"
+    checkpoint = work / "checkpoints" / _name(case)
     record = train(
         case.data, checkpoint, config, settings,
-        root=root, until=case.until, households=None, semantic_ids=work / "ids" / f"{case.method}-{case.seed}",
+        root=root, until=case.until, households=None, semantic_ids=work / "ids" / _name(case),
     )  # fmt: skip
     return {
         **asdict(case),
@@ -96,7 +98,7 @@ def run(case: Case, work: Path, root: Path) -> dict[str, Any]:
 
 def _key(case: Case) -> str:
     """Names what all methods and seeds share: their choices, and the content of the data."""
-    shared = {key: value for key, value in asdict(case).items() if key not in ("method", "seed")}
+    shared = {key: value for key, value in asdict(case).items() if key not in CHOICES}
     text = json.dumps([shared, folder_sha256(Path(case.data), SCHEMA_FILE)], sort_keys=True)
     return f"{Path(case.data).name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -106,11 +108,26 @@ def _kept(evaluations: Sequence[Evaluation]) -> Evaluation:
     return max(evaluations, key=lambda each: each.score())
 
 
-def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folders: Path) -> SemanticIds:
-    folder, first = folders / f"{case.method}-{case.seed}", folders / f"{case.method}-0"
+def _name(case: Case) -> str:
+    """Of one row's folders among those of `_key`."""
+    return f"{case.method}-{case.codes or 'model'}-{case.anchors}-{case.seed}"
+
+
+def _config(case: Case) -> OneRankerConfig:
+    return replace(preset(case.preset), max_history=case.history)
+
+
+def build_codes(case: Case, work: Path, root: Path) -> SemanticIds:
+    """Codes of all items, and the seconds that they took when they were built."""
+    config, folders = _config(case), work / _key(case) / "ids"
+    learned = replace(case, method=Method.RESID.value, codes=None, anchors=Indexing.ORTHOGONAL.value, seed=0)
+    folder, first = folders / _name(case), folders / _name(learned)
     if (folder / NOTES_FILE).exists():
         return SemanticIds.load(folder)
-    wanted = IdSettings(method=Method(case.method), levels=config.code_levels, codes=config.codes, seed=case.seed)
+    wanted = IdSettings(
+        method=Method(case.method), levels=config.code_levels, codes=case.codes or config.codes,
+        anchors=Indexing(case.anchors), seed=case.seed,
+    )  # fmt: skip
     if case.method == Method.RESID.value and (first / NOTES_FILE).exists():
         known = SemanticIds.load(first)  # FAMAE is trained once for all seeds
         took = known.seconds["embedding"]
@@ -119,6 +136,7 @@ def _semantic_ids(case: Case, dataset: Dataset, config: OneRankerConfig, folders
         famae = FamaeSettings(
             width=case.famae["width"], max_steps=case.famae["steps"], history=case.famae["history"], seed=0
         )
+        dataset = load_dataset(case.data, root)
         ids = fit_from_dataset(dataset, catalogue_items(dataset), wanted, width=config.width, famae=famae)
     ids.save(folder)
     return ids
@@ -147,12 +165,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for mine in _groups(rows):
         first = mine[0]
-        peers = {row["seed"]: row for row in rows if _alike(row) == _alike(first | {"method": BASELINE})}
+        peers = {row["seed"]: row for row in rows if _alike(row) == _alike(first | BASELINE)}
         cells = [_spread([row[part][metric] for row in mine if part in row]) for part in PARTS for metric in METRICS]
         cells.insert(len(METRICS), _against([row for row in mine if row["seed"] in peers], peers))
         took = [f"{np.mean([row['seconds'][part] for row in mine]):.0f}" for part in ("embedding", "quantisation")]
         widths = " × ".join(map(str, first["widths"]))
-        words = [Path(first["data"]).name, str(first["steps"]), first["method"], widths, str(len(mine))]
+        method = first["method"] + ("" if first["anchors"] == BASELINE["anchors"] else f", {first['anchors']} anchors")
+        words = [Path(first["data"]).name, str(first["steps"]), method, widths, str(len(mine))]
         lines.append("| " + " | ".join([*words, *cells, *took]) + " |")
     return "\n".join(lines)
 
@@ -172,7 +191,7 @@ def _groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def _against(mine: Sequence[dict[str, Any]], peers: dict[int, dict[str, Any]]) -> str:
     part, metric = PARTS[0], METRICS[0]
     gains = [row[part][metric] - peers[row["seed"]][part][metric] for row in mine if part in row]
-    if not gains or mine[0]["method"] == BASELINE:
+    if not gains or all(mine[0][key] == value for key, value in BASELINE.items()):
         return ""
     return f"{np.mean(gains):+.4f} ({min(gains):+.4f} to {max(gains):+.4f})"
 
@@ -190,10 +209,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(words.threads)
     threadpool_limits(words.threads)  # of BLAS and of scikit-learn
     rows = _read(words.out)
-    where = _environment(words.threads, sys.argv[1:] if argv is None else argv)
+    command = sys.argv[1:] if argv is None else argv
     for case in _cases(words):
         if any({key: row[key] for key in asdict(case)} == asdict(case) for row in rows):
             continue
+        if words.codes_only:
+            build_codes(case, words.work, words.data_root)
+            continue
+        where = place("benchmarks.semantic_ids", command, words.threads, PACKAGES)
         rows.append(where | run(case, words.work, words.data_root))
         words.out.parent.mkdir(parents=True, exist_ok=True)
         with words.out.open("a", encoding="utf-8") as file:
@@ -207,31 +230,14 @@ def _cases(words: argparse.Namespace) -> Iterator[Case]:
     methods = words.method or [each.value for each in Method]
     for seed, data, method in product(range(words.seeds), words.data, methods):
         yield Case(
-            data=data, method=method, seed=seed, until=words.until, users=words.users, preset=words.preset,
-            history=words.history, windows=words.windows, steps=words.steps, parts=words.part or list(PARTS),
-            famae=famae,
+            data=data, method=method, codes=words.codes, anchors=words.anchors, seed=seed, until=words.until,
+            users=words.users, preset=words.preset, history=words.history, windows=words.windows, steps=words.steps,
+            parts=words.part or list(PARTS), famae=famae,
         )  # fmt: skip
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def _environment(threads: int, command: Sequence[str]) -> dict[str, Any]:
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.semantic_ids", *command]),
-        "commit": commit(ROOT),
-        "machine": f"{processor()}, {usable_cores()} cores",
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "threads": threads,
-        "versions": {
-            "python": platform.python_version(),
-            "oneranker": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,6 +250,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--method", action="append", choices=[each.value for each in Method], help="default: all; repeat"
     )
+    parser.add_argument("--codes", type=int, help="of each level of rq-kmeans, rq-kmeans-plus (default: the model's)")
+    parser.add_argument("--anchors", choices=[each.value for each in Indexing], default=IdSettings().anchors.value)
+    parser.add_argument("--codes-only", action="store_true", help="build codes, so that nothing else runs meanwhile")
     parser.add_argument("--seeds", type=int, default=3, help="0, 1, ...")
     parser.add_argument("--until", choices=("train", "valid"), default="valid", help="last split to learn from")
     parser.add_argument("--users", type=int, help="of the test split, evenly spread (default: all)")

@@ -66,8 +66,8 @@ def test_rows_are_measured_once_and_the_rest_is_run_the_next_time(
 
 def row(method: str, seed: int, hits: float, **others: Any) -> dict[str, Any]:
     case = {
-        "data": "a/b", "method": method, "seed": seed, "until": "valid", "users": None, "preset": "tiny", "history": 8,
-        "windows": 2, "steps": 3, "parts": ["new_items"], "famae": {},
+        "data": "a/b", "method": method, "codes": None, "anchors": "orthogonal", "seed": seed, "until": "valid",
+        "users": None, "preset": "tiny", "history": 8, "windows": 2, "steps": 3, "parts": ["new_items"], "famae": {},
     }  # fmt: skip
     return case | {
         "widths": [4, 5],
@@ -98,6 +98,37 @@ def test_rows_of_unlike_budgets_stand_in_lines_of_their_own() -> None:
     assert [(line[1], line[2], line[4], line[7]) for line in lines] == [
         ("3", "rq-kmeans", "1", ""), ("9", "rq-kmeans", "1", ""), ("9", "gaoq", "1", "-0.1000 (-0.1000 to -0.1000)"),
     ]  # fmt: skip
+
+
+def test_another_shape_and_other_anchors_are_lines_of_their_own_against_the_same_peer(
+    stall: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    words = f"--data {stall} --preset tiny --history 11 --windows 2 --steps 1 --users 9 --seeds 1".split()
+    words += ["--work", str(tmp_path / "work"), "--out", str(out)]
+    assert main([*words, "--method", "rq-kmeans"]) == 0
+    assert main([*words, "--method", "rq-kmeans", "--codes", "7"]) == 0
+    assert main([*words, "--method", "gaoq", "--anchors", "fitted"]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    widths = preset("tiny").codes
+    assert [row["widths"] for row in rows[:2]] == [[widths] * 3, [7] * 3]
+    lines = [cells(line) for line in table(rows).splitlines()[2:]]
+    assert [line[2] for line in lines] == ["rq-kmeans", "rq-kmeans", "gaoq, fitted anchors"]
+    gains = [row["new_items"]["hr@10"] - rows[0]["new_items"]["hr@10"] for row in rows]
+    assert [line[7] for line in lines] == ["", *(f"{gain:+.4f} ({gain:+.4f} to {gain:+.4f})" for gain in gains[1:])]
+
+
+def test_codes_alone_are_built_and_their_seconds_kept_for_the_row(stall: Path, tmp_path: Path) -> None:
+    out, work = tmp_path / "rows.jsonl", tmp_path / "work"
+    words = f"--data {stall} --preset tiny --history 11 --windows 2 --steps 1 --users 9 --seeds 1".split()
+    words += ["--method", "gaoq", "--work", str(work), "--out", str(out)]
+    assert main([*words, "--codes-only"]) == 0
+    assert not out.exists()
+    (notes,) = work.rglob("semantic_ids.json")
+    took = json.loads(notes.read_text())["seconds"]
+    notes.write_text(notes.read_text().replace(json.dumps(took["quantisation"]), "77.7"))
+    assert main(words) == 0
+    assert json.loads(out.read_text())["seconds"]["quantisation"] == 77.7
 
 
 def test_another_budget_of_famae_in_the_same_folder_learns_anew(stall: Path, tmp_path: Path) -> None:
