@@ -220,7 +220,7 @@ def _use(codes: NDArray[np.integer], width: int) -> LevelUse:
     share = count / count.sum()
     n = len(count)
     gini = float(((2 * np.arange(1, n + 1) - n - 1) * count).sum() / (n * count.sum()))
-    return LevelUse(codes=width, used=n, entropy_bits=float(-(share * np.log2(share)).sum()), gini=gini)
+    return LevelUse(codes=width, used=n, entropy_bits=float((share * np.log2(1 / share)).sum()), gini=gini)
 
 
 def _points(ids: CodePaths, embeddings: NDArray[np.floating]) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from oneranker.data.dataset import CatalogueItems, Dataset, train_baskets
 from oneranker.data.schema import ColumnSpec
+from oneranker.errors import DataError
 from oneranker.semantic_ids.famae import ITEM_ID
 from oneranker.semantic_ids.famae_batches import Sequences
 from oneranker.token_fields import LIST_SEPARATOR
@@ -53,8 +54,12 @@ def famae_columns(content: Sequence[ColumnSpec], items: CatalogueItems) -> dict[
     called item_id stands for the item's identity.
 
     Shapes: -> [N] each
+
+    Raises:
+        DataError: two columns would make a field of one name.
     """
     columns: dict[str, NDArray[Any]] = {ITEM_ID: column_of(items.ids)}
+    names = {spec.name for spec in content if spec.type != "list"}
     for spec in content:
         values = items.columns[spec.name]
         if spec.type != "list":
@@ -62,5 +67,11 @@ def famae_columns(content: Sequence[ColumnSpec], items: CatalogueItems) -> dict[
             continue
         parts = [[each.strip() for each in text_of(value).split(LIST_SEPARATOR)] for value in values.tolist()]
         for slot in range(spec.slots):
-            columns[f"{spec.name} {slot + 1}"] = column_of([(row + [""] * spec.slots)[slot] for row in parts])
+            name = f"{spec.name} {slot + 1}"
+            if name in columns or name in names:
+                raise DataError(
+                    f"content: the list '{spec.name}' makes a field '{name}', which is a column too, expected other "
+                    "names; rename one of them in schema.toml"
+                )
+            columns[name] = column_of([(row + [""] * spec.slots)[slot] for row in parts])
     return columns

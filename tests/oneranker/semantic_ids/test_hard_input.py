@@ -118,6 +118,14 @@ def test_a_field_of_one_value_or_of_none_says_nothing_and_breaks_nothing(method:
             assert len(np.unique(rows[:, names.index(name)], axis=0)) == 1
 
 
+def test_a_column_called_like_the_slot_of_a_list_is_named_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = write_market(tmp_path / "market", **{"tags 1": ["x"] * 12})
+    schema = (folder / "schema.toml").read_text()
+    (folder / "schema.toml").write_text(schema.replace("content = { ", 'content = { "tags 1" = "category", '))
+    with pytest.raises(DataError, match=r"content: the list 'tags' makes a field 'tags 1', which is a column.*rename"):
+        from_market(folder, Method.RESID)
+
+
 def test_a_value_that_training_never_saw_is_the_mean_of_its_field(tmp_path: Path) -> None:
     ids = from_market(write_market(tmp_path / "market"), Method.RESID)
     assert ids.famae is not None

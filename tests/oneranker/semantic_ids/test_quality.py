@@ -63,6 +63,11 @@ def test_even_use_has_full_entropy_and_gini_0() -> None:
     assert (use.entropy_bits, use.gini) == (3.0, 0.0)
 
 
+def test_one_code_has_no_entropy_and_no_sign() -> None:
+    (use,) = level_use(CodePaths(codes=np.zeros((4, 1), np.int32), codebooks=np.zeros((1, 8, 1), np.float32)))
+    assert (use.used, f"{use.entropy_bits:.3f}") == (1, "0.000")
+
+
 def test_collisions_and_prefixes_are_counted_as_sets() -> None:
     ids, _ = drawn()
     paths = [tuple(path) for path in ids.codes.tolist()]
