@@ -60,6 +60,15 @@ LoadedStages LoadStages(const std::filesystem::path& bundle, const Manifest& man
   return stages;
 }
 
+void CheckKernels(const Manifest& manifest, const Options& options, const Engine& engine) {
+  if (options.kernels.empty()) return;
+  if (engine.name() == kOnnx && engine.device() == "cpu" && manifest.precision == "fp32") return;
+  Fail(ErrorKind::kDevice, "kernels ", options.kernels, " were asked for, the bundle is ", manifest.precision, " and ",
+       engine.name(), " serves it on ", engine.device(),
+       ", expected fp32 and onnxruntime on cpu. Leave them out, ask for engine 'onnxruntime' and device 'cpu', or "
+       "export with --precision fp32.");
+}
+
 }  // namespace
 
 OpenBundle Open(const std::filesystem::path& bundle, const Options& options) {
@@ -78,6 +87,7 @@ OpenBundle Open(const std::filesystem::path& bundle, const Options& options) {
   Tokenizer tokenizer = Tokenizer::Read(tokenizer_path);
   CheckAlphabet(bundle, manifest, tokenizer, *index);
   std::unique_ptr<Engine> engine = ChooseEngine(bundle, manifest, options);
+  CheckKernels(manifest, options, *engine);
   LoadedStages stages;
   try {
     stages = LoadStages(bundle, manifest, *engine);
