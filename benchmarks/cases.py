@@ -23,6 +23,7 @@ from benchmarks.row import (
     COMPILED,
     EAGER,
     GRAPHED,
+    KERNELS,
     RECOMMEND,
     RUNTIME,
     TOKENS,
@@ -141,6 +142,7 @@ def _workload(context: _Context, requests: list[dict[str, Any]], batch: int) -> 
         device=context.device,
         smallest_history=max(SMALLEST_HISTORY, low),
         largest_history=high,
+        kernels=None if settings.kernels is None else str(settings.kernels),
     )
     raw = in_batches(requests, batch)
     encoded = [encode_requests(requests, bundle.tokenizer, bundle.index, high) for requests in raw]
@@ -152,6 +154,8 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     names = list(BACKENDS["cpu" if context.gpu is None else "cuda"])
     if not context.settings.compiled:
         names.remove(COMPILED)
+    if context.settings.kernels is None and KERNELS in names:
+        names.remove(KERNELS)
     rows: list[Row] = []
     failures: list[str] = []
     outputs = {name: [row.name for row in stage.outputs] for name, stage in context.bundle.manifest.stages.items()}
