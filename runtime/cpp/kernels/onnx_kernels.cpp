@@ -220,12 +220,12 @@ extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps
   }
   Ort::InitApi(api);
   return oneranker::kernels::AsStatus([&] {
-    static const oneranker::kernels::SiluAttentionOp kSiluAttention;
-    static const Ort::CustomOpDomain kDomain = [] {
+    static const oneranker::kernels::SiluAttentionOp silu_attention;
+    static const Ort::CustomOpDomain rec = [] {
       Ort::CustomOpDomain domain("rec");
-      domain.Add(&kSiluAttention);
+      domain.Add(&silu_attention);
       return domain;
     }();
-    Ort::ThrowOnError(Ort::GetApi().AddCustomOpDomain(options, kDomain));
+    Ort::ThrowOnError(Ort::GetApi().AddCustomOpDomain(options, rec));
   });
 }
