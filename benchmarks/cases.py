@@ -74,6 +74,8 @@ def time_cases(settings: LatencySettings, words: Sequence[str]) -> tuple[Environ
     bundle = open_bundle(settings.bundle, engine="onnxruntime", device="cpu", threads=threads)
     manifest = bundle.manifest
     _check_sizes(settings, bundle)
+    if settings.kernels is not None:  # before minutes are spent on the others
+        open_bundle(settings.bundle, kernels=settings.kernels)
     block = environment(settings.bundle, manifest, words, threads, gpu)
     source = source_of(settings.bundle, manifest, settings.checkpoint)
     checkpoint = settings.checkpoint

@@ -63,10 +63,10 @@ def open_bundle(
     index = _read_index(bundle, manifest, items)
     tokenizer = _read_tokenizer(tokenizer_path)
     _check_alphabet(bundle, manifest, tokenizer, index)
-    serving = choose_serving(bundle, manifest, engine, device)
     if kernels is not None:
         kernels = Path(kernels)
-        _check_kernels(manifest, serving, kernels)
+        engine, device = _with_kernels(manifest, engine, device, kernels)
+    serving = choose_serving(bundle, manifest, engine, device)
     try:
         stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs, kernels)
     except UnfitPlanError as error:  # TensorRT-RTX alone knows, and only when it is shown the plan
@@ -78,14 +78,14 @@ def open_bundle(
     return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
 
 
-def _check_kernels(manifest: Manifest, serving: Serving, kernels: Path) -> None:
-    if serving.engine != ONNX or serving.device != "cpu" or manifest.precision != "fp32":
-        serving.memory.close()
+def _with_kernels(manifest: Manifest, engine: str, device: str, kernels: Path) -> tuple[str, str]:
+    """Engine and device: kernels are ONNX Runtime's on the CPU, and asking for them asks for it."""
+    if engine not in ("auto", ONNX) or device not in ("auto", "cpu") or manifest.precision != "fp32":
         raise DeviceError(
-            f"kernels {kernels} were asked for, the bundle is {manifest.precision} and {serving.engine} serves it on "
-            f"{serving.device}, expected fp32 and onnxruntime on cpu. Leave them out, ask for engine='onnxruntime' and "
-            "device='cpu', or export with --precision fp32."
+            f"kernels {kernels} were asked for with engine '{engine}' and device '{device}', for a bundle in "
+            f"{manifest.precision}, expected onnxruntime, cpu and fp32. Leave them out, or export with fp32."
         )
+    return ONNX, "cpu"
 
 
 def _load_stages(

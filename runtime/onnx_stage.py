@@ -193,7 +193,11 @@ def _settings(threads: int | None) -> Any:
 
 
 def _register(settings: Any, kernels: Path) -> None:
-    if not kernels.is_file():  # the loader would look for a bare name on its own search path
+    try:
+        found = kernels.is_file()  # the loader would look for a bare name on its own search path
+    except OSError:
+        found = False
+    if not found:
         raise DeviceError(f"{kernels}: no such file, expected the library of kernels. Build it with `make cpp`.")
     try:
         settings.register_custom_ops_library(str(kernels.absolute()))

@@ -21,6 +21,8 @@ from oneranker.config import RelativeBias
 from runtime import Pipeline
 from runtime.errors import BundleError, DeviceError
 from runtime.manifest import Manifest, file_sha256
+from runtime.onnx_stage import OnnxStage
+from runtime.stage import TensorSpec
 
 REQUESTS: list[dict[str, Any]] = [
     {"now": 10**9, "events": [{"item": f"item{i * j % 97}", "time": 10**9 - 10**5 * j} for j in range(15, 0, -1)]}
@@ -76,7 +78,7 @@ def test_other_rows_than_keys_and_any_mask_are_taken() -> None:
 def test_a_shape_that_does_not_fit_is_named_and_nothing_is_read(name: str, cut: Any, told: str) -> None:
     feed = feed_of(17, bias=TIMED, kind="fp32")
     feed[name] = np.ascontiguousarray(feed[name][cut])
-    with pytest.raises(Exception, match=f"rec::SiluAttention: {told}.*export.build"):
+    with pytest.raises(Exception, match=f"rec::SiluAttention: {told}.*(export.build|without kernels)"):
         session(TIMED).run(None, feed)
 
 
@@ -147,8 +149,55 @@ def test_a_file_that_is_no_library_is_an_error(tiny_bundle: Path, tmp_path: Path
 
 
 def test_kernels_for_half_precision_are_an_error_and_no_silent_body(tiny_fp16_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"the bundle is fp16 and onnxruntime serves it on cpu, expected fp32"):
-        Pipeline.load(tiny_fp16_bundle, device="cpu", kernels=tmp_path / "any.so")
+    with pytest.raises(DeviceError, match=r"for a bundle in fp16, expected onnxruntime, cpu and fp32. Leave them out"):
+        Pipeline.load(tiny_fp16_bundle, kernels=tmp_path / "any.so")
+
+
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"engine": "tensorrt"}], ids=str)
+def test_kernels_beside_another_engine_or_device_are_an_error(
+    tiny_bundle: Path, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    with pytest.raises(DeviceError, match=r"for a bundle in fp32, expected onnxruntime, cpu and fp32. Leave them out"):
+        Pipeline.load(tiny_bundle, **asked, kernels=tmp_path / "any.so")
+
+
+@CPP
+def test_a_graph_with_the_node_of_before_is_refused_and_not_served_by_the_body(tmp_path: Path) -> None:
+    """Version 1 had no position_bias: where the table stands now, it had the times."""
+    model = one_node(bias=TIMED, block=0, kind="fp32")
+    model.graph.node[0].input.remove("position_bias")
+    model.graph.input.remove(next(each for each in model.graph.input if each.name == "position_bias"))
+    model.opset_import[1].version = 1
+    del model.functions[0].input[5]
+    del model.functions[0].node[:]
+    model.functions[0].node.append(onnx.helper.make_node("Identity", ["query"], ["mixed"]))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    OnnxStage.load("generator", path, *specs_of(path))
+    with pytest.raises(BundleError, match=r"cannot load this graph .*SiluAttention.*export\.build"):
+        OnnxStage.load("generator", path, *specs_of(path), kernels=KERNELS_FILE)
+
+
+@CPP
+def test_a_node_without_one_of_the_times_is_refused() -> None:
+    model = one_node(bias=TIMED, block=0, kind="fp32")
+    del model.functions[:]
+    model.graph.node[0].input[6] = ""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.register_custom_ops_library(str(KERNELS_FILE))
+    fused = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    feed = feed_of(17, bias=TIMED, kind="fp32")
+    with pytest.raises(Exception, match=r"query_time is absent, expected all four of the inputs that know the time"):
+        fused.run(None, feed)
+
+
+def specs_of(path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """The graph's own tensors, as a manifest would say them."""
+    plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+    sides = (plain.get_inputs(), plain.get_outputs())
+    return tuple([TensorSpec(one.name, kinds[one.type], tuple(one.shape)) for one in side] for side in sides)
 
 
 def test_every_input_of_the_node_is_an_input_of_the_kernel() -> None:

@@ -69,6 +69,9 @@ Flags FlagsFrom(std::span<char* const> words) {
   if (flags.bundle.empty() && !flags.help) {
     throw std::invalid_argument("--bundle is missing");
   }
+  if (flags.kernels && flags.kernels->empty()) {
+    throw std::invalid_argument("--kernels is '', expected a file");
+  }
   if (flags.threads == 0) {
     flags.threads = std::max(1U, std::thread::hardware_concurrency());
   }

@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 #undef ORT_API_MANUAL_INIT
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -31,9 +32,12 @@ std::string TextOf(const Dims& dims) {
   return text + "]";
 }
 
-[[noreturn]] void Refuse(Input input, const Dims& found, std::string_view expected) {
-  throw Ort::Exception("rec::SiluAttention: " + std::string(kNames.at(input)) + " is " + TextOf(found) + ", expected " +
-                           std::string(expected) + ". Rebuild the bundle with `python -m export.build --stage all`.",
+constexpr std::string_view kRebuild = "Rebuild the bundle with `python -m export.build --stage all`.";
+
+[[noreturn]] void Refuse(Input input, const std::string& found, std::string_view expected,
+                         std::string_view next = kRebuild) {
+  throw Ort::Exception("rec::SiluAttention: " + std::string(kNames.at(input)) + " is " + found + ", expected " +
+                           std::string(expected) + ". " + std::string(next),
                        ORT_INVALID_ARGUMENT);
 }
 
@@ -54,7 +58,7 @@ class Inputs {
   }
   template <typename T>
   [[nodiscard]] const T* Checked(Input input, const Dims& expected) const {
-    if (const Dims found = Shape(input); found != expected) Refuse(input, found, TextOf(expected));
+    if (const Dims found = Shape(input); found != expected) Refuse(input, TextOf(found), TextOf(expected));
     return Data<T>(input);
   }
 
@@ -68,8 +72,12 @@ SiluAttention CallOf(const Inputs& inputs, float scale) {
   call.scale = scale;
   const Dims query = inputs.Shape(kQuery);
   const Dims key = inputs.Shape(kKey);
-  if (query.size() != 4 || query[3] % 8 != 0) Refuse(kQuery, query, "[B, H, Q, E], E a multiple of 8");
-  if (key.size() != 4 || key[2] < query[2]) Refuse(kKey, key, "[B, H, S, E] with as many keys as queries, or more");
+  if (query.size() != 4 || query[3] % 8 != 0) {
+    Refuse(kQuery, TextOf(query), "[B, H, Q, E], E a multiple of 8", "Load this model without kernels.");
+  }
+  if (key.size() != 4 || key[2] < query[2]) {
+    Refuse(kKey, TextOf(key), "[B, H, S, E] with as many keys as queries, or more");
+  }
   call.batch = query[0];
   call.heads = query[1];
   call.queries = query[2];
@@ -86,7 +94,7 @@ SiluAttention CallOf(const Inputs& inputs, float scale) {
   if (inputs.Given(kPosition)) {
     const Dims table = inputs.Shape(kPosition);
     if (table.size() != 1 || table[0] % 2 == 0 || table[0] < 2 * call.keys - 1) {
-      Refuse(kPosition, table, "[2n - 1] with n >= S = " + std::to_string(call.keys));
+      Refuse(kPosition, TextOf(table), "[2n - 1] with n >= S = " + std::to_string(call.keys));
     }
     call.position_bias = inputs.Data<float>(kPosition);
     call.positions = table[0];
@@ -95,11 +103,14 @@ SiluAttention CallOf(const Inputs& inputs, float scale) {
 }
 
 void AddTime(const Inputs& inputs, SiluAttention& call) {
-  for (const Input input : {kKeyTime, kStarts, kTime}) {
-    if (!inputs.Given(input)) Refuse(input, {}, "all four of the inputs that know the time, or none");
+  constexpr std::array<Input, 4> kAll = {kQueryTime, kKeyTime, kStarts, kTime};
+  const auto given = [&inputs](Input input) { return inputs.Given(input); };
+  if (std::none_of(kAll.begin(), kAll.end(), given)) return;
+  for (const Input input : kAll) {
+    if (!given(input)) Refuse(input, "absent", "all four of the inputs that know the time, or none");
   }
   const Dims table = inputs.Shape(kTime);
-  if (table.size() != 1 || table[0] < 1) Refuse(kTime, table, "[buckets]");
+  if (table.size() != 1 || table[0] < 1) Refuse(kTime, TextOf(table), "[buckets]");
   call.time_buckets = table[0];
   call.time_bias = inputs.Data<float>(kTime);
   call.bucket_starts = inputs.Checked<std::int32_t>(kStarts, {call.time_buckets + 1});
@@ -110,7 +121,12 @@ void AddTime(const Inputs& inputs, SiluAttention& call) {
 /// Memory of the session's own pool, given back when it is left.
 class Scratch {
  public:
-  Scratch(OrtAllocator* pool, std::size_t bytes) : pool_(pool), data_(pool->Alloc(pool, bytes)) {
+  Scratch(OrtAllocator* pool, std::size_t bytes) : pool_(pool) {
+    try {
+      data_ = pool->Alloc(pool, bytes);
+    } catch (const std::exception&) {  // which is how the arena says no
+      data_ = nullptr;
+    }
     if (data_ == nullptr) {
       throw Ort::Exception(
           "rec::SiluAttention: " + std::to_string(bytes) +
@@ -127,7 +143,7 @@ class Scratch {
 
  private:
   OrtAllocator* pool_;
-  void* data_;
+  void* data_ = nullptr;
 };
 
 struct ReleaseAllocator {
@@ -144,6 +160,8 @@ OrtStatusPtr AsStatus(const Body& body) noexcept {
     return Ort::GetApi().CreateStatus(error.GetOrtErrorCode(), error.what());
   } catch (const std::exception& error) {
     return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());
+  } catch (...) {
+    return Ort::GetApi().CreateStatus(ORT_FAIL, "rec::SiluAttention: stopped with an unknown exception");
   }
 }
 
@@ -164,7 +182,7 @@ class SiluAttentionKernel {
   void Compute(const Ort::KernelContext& context) {
     const Inputs inputs(context);
     SiluAttention call = CallOf(inputs, scale_);
-    if (inputs.Given(kQueryTime)) AddTime(inputs, call);
+    AddTime(inputs, call);
     const std::array<std::int64_t, 4> shape = {call.batch, call.heads, call.queries, call.width};
     call.mixed = context.GetOutput(0, shape.data(), shape.size()).GetTensorMutableData<float>();
     const Scratch scratch(pool_.get(), ScratchBytes(call));
@@ -174,7 +192,8 @@ class SiluAttentionKernel {
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): ParallelFor takes any threads, these are not written to
     auto* threads = const_cast<Ort::KernelContext*>(&context);
     if (!Run(call, scratch.data(), parallel, threads)) {
-      Refuse(kStarts, {call.time_buckets + 1}, "buckets of time at least a 32nd of an octave wide, as HSTU's are");
+      Refuse(kStarts, TextOf({call.time_buckets + 1}),
+             "buckets of time at least a 32nd of an octave wide, as HSTU's are");
     }
   }
 
@@ -201,24 +220,46 @@ struct SiluAttentionOp : Ort::CustomOpBase<SiluAttentionOp, SiluAttentionKernel,
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
   static OrtStatusPtr InferOutputShape(Ort::ShapeInferContext& context) {
-    return context.SetOutputShape(0, context.GetInputShape(0)).release();
+    const auto& query = context.GetInputShape(0);
+    return query.empty() ? nullptr : context.SetOutputShape(0, query).release();  // empty: of unknown rank
   }
 };
+
+/// Whether a library of this version has the API of our headers: "1.31.1" has all up to 31.
+bool HasApi(std::string_view version) {
+  if (!version.starts_with("1.")) return !version.starts_with("0.");
+  int minor = 0;
+  for (const char digit : version.substr(2)) {
+    if (digit < '0' || digit > '9' || minor > 9999) break;
+    minor = minor * 10 + (digit - '0');
+  }
+  return minor >= ORT_API_VERSION;
+}
 
 }  // namespace
 }  // namespace oneranker::kernels
 
-/// What ONNX Runtime calls when a session registers this library.
+/// What ONNX Runtime calls when a session registers this library. The table of its functions is one for all sessions:
+/// that of the first ONNX Runtime that calls.
 extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps(OrtSessionOptions* options,
                                                                                  const OrtApiBase* base) {
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
-  if (api == nullptr) {
-    return base->GetApi(1)->CreateStatus(
-        ORT_FAIL,
-        "oneranker_kernels: ONNX Runtime is older than the headers that this library was built with, expected "
-        "that version or later. Build again with its headers.");
+  const auto refuse = [base](const std::string& text) {
+    return base->GetApi(1)->CreateStatus(ORT_FAIL, ("oneranker_kernels: " + text).c_str());
+  };
+  const std::string version = base->GetVersionString();
+  if (!oneranker::kernels::HasApi(version)) {  // asked for an API that it does not have, it would print
+    return refuse("ONNX Runtime is " + version + ", expected 1." + std::to_string(ORT_API_VERSION) +
+                  " or newer, as the headers of the build. Build with its headers, or bring a newer one.");
   }
-  Ort::InitApi(api);
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  static const OrtApi* const first = [api] {
+    Ort::InitApi(api);
+    return api;
+  }();
+  if (api != first) {
+    return refuse(
+        "another copy of ONNX Runtime in this process has loaded them, expected one copy. Use two processes.");
+  }
   return oneranker::kernels::AsStatus([&] {
     static const oneranker::kernels::SiluAttentionOp silu_attention;
     static const Ort::CustomOpDomain rec = [] {

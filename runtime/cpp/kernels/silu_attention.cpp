@@ -9,7 +9,7 @@
 namespace oneranker::kernels {
 namespace {
 
-constexpr float kZeroBelow = -104.0F;  // silu of less is 0 in any float
+constexpr float kZeroBelow = -104.0F;  // Weight is 0 below -88; the rest is for what is rounded on the way
 
 const Kernel& KernelOf(Lanes lanes) noexcept {
 #ifdef ONERANKER_KERNELS_X86
@@ -94,8 +94,9 @@ bool Has(Lanes lanes) noexcept {
 #ifdef ONERANKER_KERNELS_X86
   if (lanes == Lanes::kAvx2) return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
   if (lanes == Lanes::kAvx512) {
-    return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-           __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+    return __builtin_cpu_supports("fma") != 0 && __builtin_cpu_supports("avx512f") != 0 &&
+           __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+           __builtin_cpu_supports("avx512bw") != 0;
   }
 #endif
   return lanes == Lanes::kBest || lanes == Lanes::kPortable;
@@ -111,7 +112,7 @@ std::string_view NameOf(Lanes lanes) noexcept {
   return "portable";
 }
 
-bool Run(const SiluAttention& call, void* scratch, ParallelFor parallel, void* threads, Lanes lanes) noexcept {
+bool Run(const SiluAttention& call, void* scratch, ParallelFor parallel, void* threads, Lanes lanes) {
   struct Work {
     Plan plan;
     Kernel kernel;

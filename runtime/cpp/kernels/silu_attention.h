@@ -48,8 +48,9 @@ bool Has(Lanes lanes) noexcept;
 std::string_view NameOf(Lanes lanes) noexcept;
 
 /// Write call.mixed. `scratch` has ScratchBytes and the alignment of float. The buckets must be those of HSTU's
-/// logarithm or wider: false, with nothing written, where two begin within the same 32nd of an octave.
+/// logarithm or wider: false, with nothing written, where two begin within the same 32nd of an octave. Throws what
+/// `parallel` throws.
 [[nodiscard]] bool Run(const SiluAttention& call, void* scratch, ParallelFor parallel, void* threads,
-                       Lanes lanes = Lanes::kBest) noexcept;
+                       Lanes lanes = Lanes::kBest);
 
 }  // namespace oneranker::kernels

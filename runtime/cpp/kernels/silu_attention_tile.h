@@ -39,7 +39,7 @@ template <typename V>
   __builtin_memcpy(to, &value, sizeof value);
 }
 
-/// silu(x) * scale; exactly 0 below -88, where no float holds e^-x.
+/// silu(x) * scale; exactly 0 below -88, where silu is less than any normal float.
 [[gnu::always_inline]] inline Float Weight(Float x, float scale) noexcept {
   constexpr float kLow = -88.0F;
   const Float y = x < kLow ? Float{} - kLow : -x;    // e^y is wanted, y <= 88; NaN stays
@@ -168,8 +168,9 @@ void Pack(const Plan& plan, std::int64_t head) noexcept {
       for (std::int64_t k = keys; k < kTileKeys; ++k) out[k] = 0.0F;
     }
   }
-  plan.reach[head] = __builtin_sqrtf(LongestSquared(key, call.keys, call.width)) *
-                     __builtin_sqrtf(LongestSquared(query, call.queries, call.width));
+  const float reach = __builtin_sqrtf(LongestSquared(key, call.keys, call.width)) *
+                      __builtin_sqrtf(LongestSquared(query, call.queries, call.width));
+  plan.reach[head] = reach < __builtin_inff() ? reach : __builtin_inff();  // infinity times 0 is no number
 }
 
 /// Bias of a tile without that of time; false where its highest is below `lowest`, so that every weight is 0.

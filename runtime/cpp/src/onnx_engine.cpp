@@ -1,4 +1,5 @@
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -97,8 +98,8 @@ class OnnxEngineImpl final : public Engine {
 
   std::unique_ptr<Stage> Load(const std::filesystem::path& bundle, const StageEntry& row) override {
     const std::filesystem::path path = bundle / row.file;
-    Ort::SessionOptions settings = Settings();
     try {
+      Ort::SessionOptions settings = Settings();
       if (cuda_ != nullptr) cuda_->AddTo(settings);
       Ort::Session session(*env_, path.c_str(), settings);
       return std::make_unique<OnnxStage>(env_, row, std::move(session),
@@ -130,11 +131,13 @@ class OnnxEngineImpl final : public Engine {
   }
 
   void Register(Ort::SessionOptions& settings) const {
-    if (!std::filesystem::is_regular_file(kernels_)) {  // the loader would look for a bare name on its own search path
+    std::error_code problem;  // the loader would look for a bare name on its own search path
+    const std::filesystem::path file = std::filesystem::absolute(kernels_, problem);
+    if (problem || !std::filesystem::is_regular_file(file, problem)) {
       Fail(ErrorKind::kDevice, kernels_, ": no such file, expected the library of kernels. Build it with `make cpp`.");
     }
     try {
-      settings.RegisterCustomOpsLibrary(std::filesystem::absolute(kernels_).c_str());
+      settings.RegisterCustomOpsLibrary(file.c_str());
     } catch (const Ort::Exception& error) {
       Fail(ErrorKind::kDevice, kernels_, ": ONNX Runtime cannot load these kernels (", error.what(),
            "), expected liboneranker_kernels.so. Build it with `make cpp`.");

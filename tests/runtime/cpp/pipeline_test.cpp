@@ -87,6 +87,7 @@ TEST_F(PipelineTest, KernelsThatCannotServeAreADeviceErrorAndNoFallback) {
     EXPECT_NE(std::string(error->what()).find(text), std::string::npos) << error->what();
   };
   refused(temp.path() / "absent.so", "no such file, expected the library of kernels");
+  refused(std::string(5000, 'a'), "no such file, expected the library of kernels");
   WriteFile(temp.path() / "text.so", "this is no library");
   refused(temp.path() / "text.so", "ONNX Runtime cannot load these kernels");
   const TempFolder half;
@@ -100,7 +101,8 @@ TEST_F(PipelineTest, KernelsThatCannotServeAreADeviceErrorAndNoFallback) {
   options.kernels = ONERANKER_KERNELS;
   const auto error = ErrorOf([&] { Model::Load(half.path() / "bundle", options); });
   ASSERT_TRUE(error);
-  EXPECT_NE(std::string(error->what()).find("the bundle is fp16 and onnxruntime serves it on cpu"), std::string::npos)
+  EXPECT_NE(std::string(error->what()).find("for a bundle in fp16, expected onnxruntime, cpu and fp32"),
+            std::string::npos)
       << error->what();
 }
 

@@ -189,6 +189,35 @@ TEST_P(EveryProcessor, AMaskThatAnyScoreCouldOvercomeIsRead) {
   one.ExpectLoop();
 }
 
+TEST_P(EveryProcessor, AMaskThatABiasByTimeLiftsIsRead) {
+  Case one(1, 2, 64, 128, 16, 128);
+  for (float& number : one.mask) number = -300.0F;
+  for (float& number : one.time) number = 400.0F;
+  ASSERT_TRUE(one.Run(GetParam()));
+  one.ExpectLoop();
+}
+
+TEST_P(EveryProcessor, AHeadOfHugeKeysAndTinyQueriesIsRead) {
+  Case one(1, 2, 4, 4, 8, 4);  // the second head: its lengths are 0 and infinity, its scores are not
+  for (std::size_t i = one.query.size() / 2; i < one.query.size(); ++i) {
+    one.query[i] = 1e-23F;
+    one.key[i] = 1e38F;
+  }
+  for (float& number : one.mask) number = -1e4F;
+  ASSERT_TRUE(one.Run(GetParam()));
+  for (std::size_t i = one.query.size() / 2; i < one.query.size(); i += 8) EXPECT_NE(one.mixed[i], 0.0F) << i;
+}
+
+TEST_P(EveryProcessor, WhatIsMaskedIsNotRead) {
+  Case one(1, 1, 256, 256, 8, 256);
+  for (std::size_t i = 192 * 8; i < one.value.size(); ++i) {  // whole tiles behind the first 192 rows
+    one.value[i] = std::numeric_limits<float>::quiet_NaN();
+  }
+  ASSERT_TRUE(one.Run(GetParam()));
+  for (std::size_t i = 0; i < 192 * 8; ++i) ASSERT_TRUE(std::isfinite(one.mixed[i])) << i;
+  EXPECT_TRUE(std::isnan(one.mixed[200 * 8]));
+}
+
 TEST_P(EveryProcessor, WhatIsNoNumberStaysInItsRequestAndTheRest) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Case one(2, 1, 40, 40, 8, 40);
