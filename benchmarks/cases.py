@@ -23,6 +23,7 @@ from benchmarks.row import (
     COMPILED,
     EAGER,
     GRAPHED,
+    KERNELS,
     RECOMMEND,
     RUNTIME,
     TOKENS,
@@ -73,6 +74,8 @@ def time_cases(settings: LatencySettings, words: Sequence[str]) -> tuple[Environ
     bundle = open_bundle(settings.bundle, engine="onnxruntime", device="cpu", threads=threads)
     manifest = bundle.manifest
     _check_sizes(settings, bundle)
+    if settings.kernels is not None:  # before minutes are spent on the others
+        open_bundle(settings.bundle, kernels=settings.kernels)
     block = environment(settings.bundle, manifest, words, threads, gpu)
     source = source_of(settings.bundle, manifest, settings.checkpoint)
     checkpoint = settings.checkpoint
@@ -141,6 +144,7 @@ def _workload(context: _Context, requests: list[dict[str, Any]], batch: int) -> 
         device=context.device,
         smallest_history=max(SMALLEST_HISTORY, low),
         largest_history=high,
+        kernels=None if settings.kernels is None else str(settings.kernels),
     )
     raw = in_batches(requests, batch)
     encoded = [encode_requests(requests, bundle.tokenizer, bundle.index, high) for requests in raw]
@@ -152,6 +156,8 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     names = list(BACKENDS["cpu" if context.gpu is None else "cuda"])
     if not context.settings.compiled:
         names.remove(COMPILED)
+    if context.settings.kernels is None and KERNELS in names:
+        names.remove(KERNELS)
     rows: list[Row] = []
     failures: list[str] = []
     outputs = {name: [row.name for row in stage.outputs] for name, stage in context.bundle.manifest.stages.items()}

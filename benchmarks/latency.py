@@ -63,6 +63,7 @@ class LatencySettings:
     out: Path | None = None
     compiled: bool = True
     device: str = "cpu"  # or "cuda", "cuda:N"
+    kernels: Path | None = None  # liboneranker_kernels.so: one backend more on the CPU
 
     def __post_init__(self) -> None:
         least = {"--iterations": (self.iterations, 1), "--warmup": (self.warmup, 0), "--threads": (self.threads, 1)}
@@ -72,6 +73,8 @@ class LatencySettings:
                 raise ValueError(f"{flag}: got {value}, expected at least {lowest}")
         if self.device != "cpu":
             ordinal_of(self.device)
+            if self.kernels is not None:
+                raise ValueError(f"--kernels: got a file beside --device {self.device}, expected cpu; leave it out")
         if self.history is not None and self.requests is not None:
             raise ValueError("--history: got a number beside --requests, whose own histories are used; leave it out")
 
@@ -147,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="DIR", help="weights for PyTorch (default: what the manifest names)")
     add("--out", type=Path, metavar="FILE", help="append the JSON line to this file")
     add("--device", default=DEFAULT.device, metavar="cpu|cuda|cuda:N", help="of every backend (default: %(default)s)")
+    add("--kernels", type=Path, metavar="FILE", help="liboneranker_kernels.so of `make cpp`: the runtime with it, too")
     add("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out: it takes a minute")
     return parser
 

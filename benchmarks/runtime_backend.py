@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.backend import Array, NotRunError, Work
 from benchmarks.measure import Laps
-from benchmarks.row import ENGINE, PLAIN, RECOMMEND, TENSORRT, TOKENS
+from benchmarks.row import ENGINE, KERNELS, PLAIN, RECOMMEND, TENSORRT, TOKENS
 from benchmarks.workload import Workload
 from runtime import Pipeline
 from runtime.manifest import Manifest
@@ -67,7 +67,8 @@ def _load(workload: Workload, name: str) -> Pipeline:
     """
     job = workload.job
     if job.device == "cpu":
-        return Pipeline.load(job.bundle, engine=ENGINE, device="cpu", threads=job.threads)
+        kernels = job.kernels if name == KERNELS else None
+        return Pipeline.load(job.bundle, engine=ENGINE, device="cpu", threads=job.threads, kernels=kernels)
     engine = ENGINE if name == PLAIN else name
     if name == TENSORRT:
         built = Manifest.read(job.bundle).engine

@@ -32,6 +32,7 @@ class Job:
     device: str  # "cpu" or "cuda:N"
     smallest_history: int  # S is padded as the runtime pads it: to powers of two from here on
     largest_history: int
+    kernels: str | None = None  # library of kernels for the CPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The portable body of rec::SiluAttention, so that any ONNX runtime can run HSTU and a fused kernel can replace it.
 
-The node's inputs are the parts of the attention bias, not their sum: (query, key, value, mask, key_mask) and, where the
-bias reads the clock, (query_time, key_time, bucket_starts, time_bias). The body is block-causal: rows are cut into
-blocks and block i reads the keys before its own end, no others, so the upper triangle is never computed.
-docs/decisions/0005-block-causal-silu-attention.md says what every odd line of it is worth.
+The node's inputs are the parts of the attention bias, not their sum: (query, key, value, mask, key_mask), where the
+bias knows positions position_bias, and where it reads the clock (query_time, key_time, bucket_starts, time_bias) too.
+The body is block-causal: rows are cut into blocks and block i reads the keys before its own end, no others, so that the
+upper triangle is never computed. docs/decisions/0005-block-causal-silu-attention.md says what every odd line is worth.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import onnx
 import onnx.parser
 
 from export.settings import OPSET
-from oneranker.hstu import BUCKET_WIDTH, LARGEST_GAP, SILU_ATTENTION
+from oneranker.config import RelativeBias
+from oneranker.hstu import BUCKET_WIDTH, LARGEST_GAP, SILU_ATTENTION, SILU_ATTENTION_VERSION
 
 DOMAIN, NAME = SILU_ATTENTION.split("::")
-VERSION = 1
+VERSION = SILU_ATTENTION_VERSION
 INPUTS = ("query", "key", "value", "mask", "key_mask")
+POSITION_INPUTS = ("position_bias",)
 TIME_INPUTS = ("query_time", "key_time", "bucket_starts", "time_bias")
 _END = 2**31 - 1  # as the end of a Slice: whatever there is
 
@@ -37,6 +39,40 @@ _CONSTANTS = f"""
     scale = Constant<value_float: float = @scale>()
     scale_x = CastLike(scale, query)
     key_t = Transpose<perm = [0, 1, 3, 2]>(key)
+"""
+# oneranker.hstu.RelativeAttentionBias.by_position: a row of 2S numbers, repeated and cut to lines of 2S-1, slips by one
+_POSITION = """
+    axis_0 = Constant<value_ints = [0]>()
+    two = Constant<value_ints = [2]>()
+    all = Constant<value_ints = [-1]>()
+    keys = Shape<start = 2, end = 3>(key)
+    keys_twice = Mul(keys, two)
+    line_size = Sub(keys_twice, axis_1)
+    table_size = Shape(position_bias)
+    middle = Div(table_size, two)
+    middle_end = Add(middle, keys)
+    first_left = Sub(middle_end, line_size)
+    right = Slice(position_bias, middle, middle_end, axis_0)
+    never_read = Slice(right, start, axis_1, axis_0)
+    left = Slice(position_bias, first_left, middle, axis_0)
+    circle = Concat<axis = 0>(right, never_read, left)
+    square_size = Concat<axis = 0>(keys, keys_twice)
+    repeated = Expand(circle, square_size)
+    numbers = Reshape(repeated, all)
+    numbers_size = Mul(keys, line_size)
+    cut_numbers = Slice(numbers, start, numbers_size, axis_0)
+    slipped_size = Concat<axis = 0>(keys, line_size)
+    slipped = Reshape(cut_numbers, slipped_size)
+    {rows}
+    position = Slice(position_rows, start, keys, axis_1)
+    heads_axes = Constant<value_ints = [0, 1]>()
+    position_heads = Unsqueeze(position, heads_axes)
+    mask_position = Add(mask, position_heads)
+"""
+_LAST_ROWS = """
+    queries = Shape<start = 2, end = 3>(query)
+    rows_before = Sub(keys, queries)
+    position_rows = Slice(slipped, rows_before, end, axis_0)
 """
 # A zero that hangs on another tensor: nothing that it is added to can be computed before that tensor is. No absolute
 # value is below -1, neither NaN's nor that of the sum of an empty block, whatever a kernel makes of it.
@@ -90,27 +126,39 @@ def blocks(block: int, max_history: int) -> int:
     return -(-max_history // block) if 0 < block < max_history else 1
 
 
-def function_body(*, timed: bool, block: int = 0, max_history: int = 0) -> onnx.FunctionProto:
+def inputs_of(bias: RelativeBias) -> tuple[str, ...]:
+    """The node's inputs, in order."""
+    position, time = bias is not RelativeBias.NONE, bias is RelativeBias.POSITION_TIME
+    return INPUTS + (POSITION_INPUTS if position else ()) + (TIME_INPUTS if time else ())
+
+
+def function_body(*, bias: RelativeBias, block: int = 0, max_history: int = 0) -> onnx.FunctionProto:
     """The local function that a graph with HSTU blocks carries.
 
     Cut into blocks, it is right for self-attention only: as many rows as keys (Q = S, at most `max_history`), and a
     mask that blocks every key behind a row. Both hold for the exported generator. One block takes any Q and any mask.
 
-    Shapes: query [B, H, Q, E], key, value [B, H, S, E], mask [1 or B, 1, Q, S], key_mask [B, 1, 1, S] and, if timed,
-        query_time int64 [B, Q], key_time int64 [B, S], bucket_starts int32 [130], time_bias [129] -> [B, H, Q, E]
+    Shapes: query [B, H, Q, E], key, value [B, H, S, E], mask [1 or B, 1, Q, S], key_mask [B, 1, 1, S]; with positions
+        position_bias [2n-1], n >= S, row r standing at S-Q+r; with time query_time int64 [B, Q], key_time int64 [B, S],
+        bucket_starts int32 [130], time_bias [129] -> [B, H, Q, E]
     """
     count = blocks(block, max_history)
+    timed = bias is RelativeBias.POSITION_TIME
     lines = [_CONSTANTS]
+    if bias is RelativeBias.NONE:
+        lines.append("    mask_position = Identity(mask)")
+    else:  # all rows are there where they are cut into blocks
+        lines.append(_POSITION.format(rows="position_rows = Identity(slipped)" if count > 1 else _LAST_ROWS))
     if timed:
         lines.append("    time_rows = Unsqueeze(query_time, axis_2)  time_columns = Unsqueeze(key_time, axis_1)")
     for i in range(count):
         lines.append(_TURN.format(i=i, after=f"mixed_{i - 1}" if i else "query"))
         lines.append(_cuts(i, count, block, timed))
-        bias = _TIME_BIAS if timed else "bias_{i} = Identity(masks_{i})"
-        lines.append(_ATTENTION.format(i=i, bias=bias.format(i=i)))
+        by_time = _TIME_BIAS if timed else "bias_{i} = Identity(masks_{i})"
+        lines.append(_ATTENTION.format(i=i, bias=by_time.format(i=i)))
     parts = ", ".join(f"mixed_{i}" for i in range(count))
     lines.append(f"    mixed = {f'Concat<axis = 2>({parts})' if count > 1 else f'Identity({parts})'}")
-    inputs = ", ".join(INPUTS + (TIME_INPUTS if timed else ()))
+    inputs = ", ".join(inputs_of(bias))
     head = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n{NAME} <scale> ({inputs}) => (mixed) {{'
     return onnx.parser.parse_function("\n".join([head, *lines, "}"]))
 
@@ -138,7 +186,7 @@ def _cuts(i: int, count: int, block: int, timed: bool) -> str:
     rows("query_rows", "query", 2)
     columns("key", "key_t", 3)
     columns("value", "value", 2)
-    rows("mask_rows", "mask", 2)
+    rows("mask_rows", "mask_position", 2)
     columns("mask", f"mask_rows_{i}", 3)
     columns("key_mask_columns", "key_mask", 3)
     lines.append(f"query_{i} = Add(query_rows_{i}, turn_{i})" if i else f"query_{i} = Identity(query_rows_{i})")
@@ -155,6 +203,6 @@ def add_body(model: onnx.ModelProto, block: int, max_history: int) -> bool:
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     if not nodes:
         return False
-    timed = len(nodes[0].input) > len(INPUTS)
-    model.functions.append(function_body(timed=timed, block=block, max_history=max_history))
+    bias = next(each for each in RelativeBias if len(inputs_of(each)) == len(nodes[0].input))
+    model.functions.append(function_body(bias=bias, block=block, max_history=max_history))
     return True

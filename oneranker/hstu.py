@@ -16,6 +16,7 @@ TIME_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # natural-log units per time bucket
 LARGEST_GAP = 2**31 - 2  # seconds; a longer gap counts as this one
 SILU_ATTENTION = "rec::SiluAttention"  # custom-domain node; its portable body lives in export/silu_attention.py
+SILU_ATTENTION_VERSION = 2  # 1 had the bias by position added to its mask
 
 
 def silu_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -157,9 +158,14 @@ class HSTUBlock(nn.Module):
         """The same in a graph: one node that is handed the parts of the bias, so that no [B, S, S] need ever exist."""
         inputs = [query, key, value, mask, key_mask]
         if self.bias.mode is not RelativeBias.NONE:
-            inputs[3] = mask + self.bias.by_position(query.shape[2], key.shape[2])
+            inputs.append(self.bias.position)
         if gaps is not None and self.bias.mode is RelativeBias.POSITION_TIME:
             inputs += [gaps.query_time, gaps.key_time, gaps.starts, self.bias.time]
         return torch.onnx.ops.symbolic(
-            SILU_ATTENTION, inputs, {"scale": self.scale}, dtype=query.dtype, shape=query.shape, version=1
+            SILU_ATTENTION,
+            inputs,
+            {"scale": self.scale},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=SILU_ATTENTION_VERSION,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oneranker.tokens import Tokenizer
-from runtime.errors import BundleError, UnfitPlanError
+from runtime.errors import BundleError, DeviceError, UnfitPlanError
 from runtime.items import ItemIndex
 from runtime.manifest import REBUILD, Manifest, StageEntry, TensorEntry, check_file
 from runtime.masks import Masks
@@ -42,6 +42,7 @@ def open_bundle(
     threads: int | None = None,
     items: str | Path | None = None,
     cuda_graphs: bool = True,
+    kernels: str | Path | None = None,
 ) -> OpenBundle:
     """Check and load a bundle; `items` replaces the bundle's own item index, the rest is as in `Pipeline.load`.
 
@@ -62,27 +63,40 @@ def open_bundle(
     index = _read_index(bundle, manifest, items)
     tokenizer = _read_tokenizer(tokenizer_path)
     _check_alphabet(bundle, manifest, tokenizer, index)
+    if kernels is not None:
+        kernels = Path(kernels)
+        engine, device = _with_kernels(manifest, engine, device, kernels)
     serving = choose_serving(bundle, manifest, engine, device)
     try:
-        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs)
+        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs, kernels)
     except UnfitPlanError as error:  # TensorRT-RTX alone knows, and only when it is shown the plan
         if engine != "auto":
             raise
         serving = without_plans(bundle, manifest, device, str(error))
-        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs)
+        stages = _load_stages(bundle, manifest, serving, threads, cuda_graphs, kernels)
     logger.info("engine %s on %s: %s", serving.engine, serving.device, serving.reason)
     return OpenBundle(manifest, stages, tokenizer, masks, index, serving)
 
 
+def _with_kernels(manifest: Manifest, engine: str, device: str, kernels: Path) -> tuple[str, str]:
+    """Engine and device: kernels are ONNX Runtime's on the CPU, and asking for them asks for it."""
+    if engine not in ("auto", ONNX) or device not in ("auto", "cpu") or manifest.precision != "fp32":
+        raise DeviceError(
+            f"kernels {kernels} were asked for with engine '{engine}' and device '{device}', for a bundle in "
+            f"{manifest.precision}, expected onnxruntime, cpu and fp32. Leave them out, or export with fp32."
+        )
+    return ONNX, "cpu"
+
+
 def _load_stages(
-    bundle: Path, manifest: Manifest, serving: Serving, threads: int | None, cuda_graphs: bool
+    bundle: Path, manifest: Manifest, serving: Serving, threads: int | None, cuda_graphs: bool, kernels: Path | None
 ) -> dict[str, Stage]:
     """All stages or none; what has been opened is closed again on an error, the device's memory too."""
     stages: dict[str, Stage] = {}
     with ExitStack() as undo:
         undo.callback(serving.memory.close)
         for name, row in manifest.stages.items():
-            stages[name] = _load_stage(bundle, name, row, serving, threads, cuda_graphs)
+            stages[name] = _load_stage(bundle, name, row, serving, threads, cuda_graphs, kernels)
             undo.callback(stages[name].close)
         serving.memory.settle()
         undo.pop_all()
@@ -90,12 +104,18 @@ def _load_stages(
 
 
 def _load_stage(
-    bundle: Path, name: str, row: StageEntry, serving: Serving, threads: int | None, cuda_graphs: bool
+    bundle: Path,
+    name: str,
+    row: StageEntry,
+    serving: Serving,
+    threads: int | None,
+    cuda_graphs: bool,
+    kernels: Path | None,
 ) -> Stage:
     inputs, outputs = _specs(row)
     memory = serving.memory
     if not isinstance(memory, DeviceMemory):
-        return OnnxStage.load(name, bundle / row.file, inputs, outputs, threads=threads)
+        return OnnxStage.load(name, bundle / row.file, inputs, outputs, threads=threads, kernels=kernels)
     assert memory.device is not None
     if serving.engine == ONNX:
         return OnnxStage.load(

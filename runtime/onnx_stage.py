@@ -97,8 +97,11 @@ class OnnxStage:
         device: Device | None = None,
         threads: int | None = None,
         graphs: bool = False,
+        kernels: Path | None = None,
     ) -> Self:
         """Open a graph on the host (no `device`) or on a CUDA device, there with captured CUDA graphs if asked for.
+
+        `kernels` is a library of custom operators for the host; they take the place of function bodies in the graph.
 
         Raises:
             BundleError: If the graph cannot be read, or its inputs and outputs are not the manifest's.
@@ -112,8 +115,11 @@ class OnnxStage:
         provider = provider_of("cpu")
         import onnxruntime
 
+        settings = _settings(threads)
+        if kernels is not None:
+            _register(settings, kernels)
         try:
-            session = onnxruntime.InferenceSession(str(path), _settings(threads), [provider], enable_fallback=0)
+            session = onnxruntime.InferenceSession(str(path), settings, [provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load this graph ({error}). {next_step(error)}"
@@ -184,6 +190,22 @@ def _settings(threads: int | None) -> Any:
     if threads is not None:
         settings.intra_op_num_threads = threads
     return settings
+
+
+def _register(settings: Any, kernels: Path) -> None:
+    try:
+        found = kernels.is_file()  # the loader would look for a bare name on its own search path
+    except OSError:
+        found = False
+    if not found:
+        raise DeviceError(f"{kernels}: no such file, expected the library of kernels. Build it with `make cpp`.")
+    try:
+        settings.register_custom_ops_library(str(kernels.absolute()))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise DeviceError(
+            f"{kernels}: ONNX Runtime cannot load these kernels ({error}), expected liboneranker_kernels.so. "
+            "Build it with `make cpp`."
+        ) from error
 
 
 def provider_of(device: str) -> str:

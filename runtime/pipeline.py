@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from oneranker.tokens import Tokenizer, Tokens
@@ -69,6 +68,7 @@ class Pipeline:
         threads: int | None = None,
         items: str | Path | None = None,
         cuda_graphs: bool = True,
+        kernels: str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -79,12 +79,15 @@ class Pipeline:
             threads: Of ONNX Runtime on the CPU, per stage; None: all cores.
             items: Another item index than the bundle's own.
             cuda_graphs: Whether stages on a device are captured into CUDA graphs.
+            kernels: liboneranker_kernels.so, which `make cpp` builds: fused attention for fp32 graphs on the CPU.
 
         Raises:
             BundleError: If any file is missing, cut short, edited, or does not fit the others.
             DeviceError: If the engine or the device is not here; nothing is replaced silently.
         """
-        parts = open_bundle(bundle, engine=engine, device=device, threads=threads, items=items, cuda_graphs=cuda_graphs)
+        parts = open_bundle(
+            bundle, engine=engine, device=device, threads=threads, items=items, cuda_graphs=cuda_graphs, kernels=kernels
+        )
         with ExitStack() as undo:
             undo.callback(parts.serving.memory.close)
             for stage in parts.stages.values():
@@ -271,9 +274,7 @@ class Pipeline:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @contextmanager

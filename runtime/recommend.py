@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", default="auto", choices=ENGINES, help="auto: the bundle's plans, where they run")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto")
     parser.add_argument("--threads", default=None, type=int, help="threads per stage; all cores if not given")
+    parser.add_argument("--kernels", default=None, type=Path, help="liboneranker_kernels.so of `make cpp`, for the CPU")
     parser.add_argument("--json", action="store_true", help="one JSON line per request instead of a table")
     words = parser.parse_args(argv)
     for name, value in (("--top-k", words.top_k), ("--threads", words.threads)):
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         requests, lines = read_requests(words.requests)
-        with Pipeline.load(words.bundle, words.engine, words.device, words.threads, words.items) as pipeline:
+        with Pipeline.load(
+            words.bundle, words.engine, words.device, words.threads, words.items, kernels=words.kernels
+        ) as pipeline:
             for line, answer in _answers(pipeline, requests, lines, words.requests, words.top_k):
                 text = json.dumps({"line": line, **asdict(answer)}) if words.json else table(line, answer)
                 sys.stdout.write(text + "\n")

@@ -16,6 +16,7 @@ from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError, 
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = Path(os.environ.get("ONERANKER_CPP_BUILD", ROOT / "build/cpp/release"))
+KERNELS_FILE = BUILD / "liboneranker_kernels.so"
 ERRORS = {1: OneRankerError, 2: UsageError, 3: BundleError, 5: DeviceError, 6: FeedError}  # 7 has a position
 
 
@@ -29,6 +30,7 @@ class Options(ctypes.Structure):
         ("device", ctypes.c_char_p),
         ("items", ctypes.c_char_p),
         ("threads", ctypes.c_int32),
+        ("kernels", ctypes.c_char_p),
     ]
 
 

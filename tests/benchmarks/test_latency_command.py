@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cpp_library import KERNELS_FILE
 
 from benchmarks import torch_backend
 from benchmarks.environment import Environment
 from benchmarks.latency import main
 from benchmarks.requests import random_requests
-from benchmarks.row import COMPILED, EAGER, ENGINE, Row
+from benchmarks.row import COMPILED, EAGER, ENGINE, KERNELS, Row
 from benchmarks.source import source_of
 from oneranker import weights
 from oneranker.tokens import SimpleItemLookup
@@ -85,6 +86,21 @@ def test_requests_of_a_file_with_filters_are_answered_alike(tiny_bundle: Path, t
     report = report_of(latency("--bundle", tiny_bundle, "--requests", file, "--batch", "2", "--no-compile", *QUICK))
     chain = next(row for row in report["rows"] if row["stage"] == "chain" and row["backend"] == ENGINE)
     assert chain["max_error"] <= chain["allowed_error"]
+
+
+@pytest.mark.cpp
+def test_the_kernels_are_one_backend_more_with_the_same_answers(tiny_bundle: Path) -> None:
+    report = report_of(latency("--bundle", tiny_bundle, "--no-compile", "--kernels", KERNELS_FILE, *QUICK))
+    rows = [row for row in report["rows"] if row["backend"] == KERNELS and row["stage"] in SHARED]
+    assert [row["stage"] for row in rows] == SHARED
+    assert all(0 <= row["max_error"] <= row["allowed_error"] for row in rows)
+
+
+def test_kernels_are_for_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--bundle", "x", "--device", "cuda", "--kernels", "k.so"])
+    assert stopped.value.code == 2
+    assert "--kernels: got a file beside --device cuda, expected cpu" in capsys.readouterr().err
 
 
 def test_a_bundle_of_other_weights_shows_its_error_and_exits_4(tiny_bundle: Path, tmp_path: Path) -> None:

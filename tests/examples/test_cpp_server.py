@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpp_library import KERNELS_FILE
 from cpp_server import PATIENCE, SERVER, Server, rename_first, serving
 from markdown_pages import text
 
@@ -228,8 +229,30 @@ def test_a_bad_bundle_is_an_exit_with_3_and_one_line_that_says_why(tmp_path: Pat
         assert "manifest.json" in server.process.stderr.read()
 
 
+def test_kernels_serve_the_same_items_and_absent_ones_are_an_exit_that_names_the_file(
+    tiny_bundle: Path, requests: list[dict[str, Any]]
+) -> None:
+    with serving(tiny_bundle) as plain, serving(tiny_bundle, "--kernels", str(KERNELS_FILE)) as fused:
+        for request in requests:
+            (code, expected), (_, found) = (one.ask("POST", "/v1/recommend", request) for one in (plain, fused))
+            assert code == 200
+            assert_same(found, expected)
+    with serving(tiny_bundle, "--kernels", "absent.so", ready=False) as server:
+        assert server.process.wait(PATIENCE) == 1
+        assert server.process.stderr is not None
+        assert "absent.so" in server.process.stderr.read()
+
+
 @pytest.mark.parametrize(
-    "words", [[], ["--bundle"], ["--port", "70000", "--bundle", "b"], ["--threads", "x", "--bundle", "b"], ["--no"]]
+    "words",
+    [
+        [],
+        ["--bundle"],
+        ["--kernels", "", "--bundle", "b"],
+        ["--port", "70000", "--bundle", "b"],
+        ["--threads", "x", "--bundle", "b"],
+        ["--no"],
+    ],
 )
 def test_a_wrong_command_line_is_an_exit_with_2_and_the_usage(words: list[str]) -> None:
     done = subprocess.run([str(SERVER), *words], capture_output=True, text=True, check=False, timeout=PATIENCE)

@@ -2,127 +2,61 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from silu_attention_cases import BLOCK, DTYPES, LENGTHS, MAX, TIMED, Array, E, case, feed_of, loop, one_node
 
-from export.settings import OPSET, BuildSettings, Profile, profile_of
-from export.silu_attention import DOMAIN, INPUTS, NAME, TIME_INPUTS, VERSION, blocks, function_body
+from export.settings import BuildSettings, Profile, profile_of
+from export.silu_attention import INPUTS, blocks, function_body, inputs_of
 from export.stages import static_masks
-from oneranker import masks
-from oneranker.config import PRESETS
-from oneranker.hstu import TIME_BUCKETS, bucket_starts, silu_attention, time_buckets
+from oneranker.config import PRESETS, RelativeBias
+from oneranker.hstu import RelativeAttentionBias, silu_attention, time_buckets
 from runtime.errors import BuildError, BundleError
 from runtime.onnx_stage import OnnxStage
 
-Array = NDArray[Any]
-B, H, E, BLOCK, MAX = 2, 2, 16, 16, 50  # 50 rows in blocks of 16: the last one holds 2
-LENGTHS = [3, 15, 16, 17, 32, 33, 48, 49, 50]
-DTYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16, np.float16)}
-CLOCK = 10**9
+BIASES = pytest.mark.parametrize("bias", RelativeBias, ids=lambda bias: bias.value)
 
 
 @cache
-def session(*, timed: bool, block: int, kind: str) -> onnxruntime.InferenceSession:
+def session(*, bias: RelativeBias, block: int, kind: str) -> onnxruntime.InferenceSession:
     """A graph of one node, every size but E free."""
     return onnxruntime.InferenceSession(
-        one_node(timed=timed, block=block, kind=kind).SerializeToString(), providers=["CPUExecutionProvider"]
+        one_node(bias=bias, block=block, kind=kind).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-
-
-def one_node(*, timed: bool, block: int, kind: str) -> onnx.ModelProto:
-    x, time = DTYPES[kind][0], [TensorProto.INT64, TensorProto.INT64, TensorProto.INT32, DTYPES[kind][0]]
-    names = INPUTS + (TIME_INPUTS if timed else ())
-    ranks = [4, 4, 4, 4, 4, 2, 2, 1, 1]
-    inputs = [
-        helper.make_tensor_value_info(name, dtype, [f"{name}_{axis}" for axis in range(rank)])
-        for name, dtype, rank in zip(names, [x] * 5 + (time if timed else []), ranks[: len(names)], strict=True)
-    ]
-    outputs = [helper.make_tensor_value_info("mixed", x, ["b", "h", "q", "e"])]
-    node = helper.make_node(NAME, list(names), ["mixed"], domain=DOMAIN, scale=1 / MAX)
-    model = helper.make_model(
-        helper.make_graph([node], "one", inputs, outputs),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=[function_body(timed=timed, block=block, max_history=MAX)],
-        ir_version=10,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def feed_of(length: int, *, timed: bool, kind: str, causal: bool = True) -> dict[str, Array]:
-    """Random rows under the causal mask; the second request has pads behind its real keys."""
-    generator, dtype = np.random.default_rng(length), DTYPES[kind][1]
-    feed: dict[str, Array] = {
-        name: generator.normal(size=(B, H, length, E)).astype(dtype) for name in ("query", "key", "value")
-    }
-    position = generator.normal(size=(1, 1, length, length)).astype(np.float32)
-    blocked = masks.additive(masks.causal(length)).numpy() if causal else np.float32(0)
-    feed["mask"] = (position + blocked).astype(dtype)
-    lengths = torch.tensor([length, max(1, length - 2)])
-    feed["key_mask"] = masks.additive(masks.history(lengths, length)).numpy().astype(dtype)
-    if timed:
-        feed["key_time"] = CLOCK + np.sort(generator.integers(0, 10**7, (B, length)))
-        feed["query_time"] = np.roll(feed["key_time"], -1, axis=1)
-        feed["query_time"][:, -1] = feed["key_time"][:, -1]
-        feed["bucket_starts"] = bucket_starts().numpy()
-        feed["time_bias"] = generator.normal(size=TIME_BUCKETS).astype(dtype)
-    return feed
-
-
-def loop(feed: dict[str, Array]) -> Array:
-    """The definition, a cell at a time and in doubles; a key that a mask blocks is left out altogether."""
-    real = {name: array.astype(np.float64) for name, array in feed.items()}
-    out = np.zeros((B, H, feed["query"].shape[2], E))
-    for b, h, row, key in np.ndindex(B, H, feed["query"].shape[2], feed["key"].shape[2]):
-        bias = real["mask"][0, 0, row, key] + real["key_mask"][b, 0, 0, key]
-        if bias < -5000:
-            continue
-        if "time_bias" in feed:
-            gap = abs(int(feed["query_time"][b, row]) - int(feed["key_time"][b, key]))
-            bias += real["time_bias"][math.floor(math.log(max(gap, 1)) / 0.301)]
-        score = real["query"][b, h, row] @ real["key"][b, h, key] + bias
-        out[b, h, row] += score / (1 + math.exp(-score)) / MAX * real["value"][b, h, key]
-    return out
-
-
-@cache
-def case(length: int, timed: bool, kind: str) -> tuple[dict[str, Array], Array]:
-    """A feed and what the loop says of it."""
-    feed = feed_of(length, timed=timed, kind=kind)
-    return feed, loop(feed)
 
 
 def eager(feed: dict[str, Array], dtype: torch.dtype = torch.float32) -> Array:
     named = {name: torch.from_numpy(array) for name, array in feed.items()}
     query, key, value, mask, key_mask = (named[name].to(dtype) for name in INPUTS)
+    if "position_bias" in named:
+        relative = RelativeAttentionBias(MAX, RelativeBias.POSITION)
+        relative.position = torch.nn.Parameter(named["position_bias"].to(dtype))
+        mask = mask + relative.by_position(query.shape[2], key.shape[2])
     mask = mask + key_mask
     if "time_bias" in named:
         buckets = time_buckets(named["query_time"], named["key_time"], named["bucket_starts"])
         mask = mask + named["time_bias"].to(dtype)[buckets.long()][:, None]
-    return silu_attention(query, key, value, mask, 1 / MAX).float().numpy()
+    return silu_attention(query, key, value, mask, 1 / MAX).detach().float().numpy()
 
 
 def answer(feed: dict[str, Array], *, block: int, kind: str) -> Array:
-    graph = session(timed="time_bias" in feed, block=block, kind=kind)
+    (bias,) = (each for each in RelativeBias if set(inputs_of(each)) == set(feed))
+    graph = session(bias=bias, block=block, kind=kind)
     return np.asarray(graph.run(None, feed)[0])
 
 
 @pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("block", [0, BLOCK], ids="block={}".format)
-@pytest.mark.parametrize("timed", [False, True], ids="timed={}".format)
-def test_blocks_answer_as_a_loop_over_the_definition_at_every_length(timed: bool, block: int, kind: str) -> None:
+@BIASES
+def test_blocks_answer_as_a_loop_over_the_definition_at_every_length(bias: RelativeBias, block: int, kind: str) -> None:
     for length in LENGTHS:
-        feed, expected = case(length, timed, kind)
+        feed, expected = case(length, bias, kind)
         found = answer(feed, block=block, kind=kind)
         assert found.shape == expected.shape, length
         real = eager({name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in feed.items()})
@@ -133,12 +67,12 @@ def test_blocks_answer_as_a_loop_over_the_definition_at_every_length(timed: bool
         assert np.abs(found.astype(np.float64) - expected).max() <= allowed, length
 
 
-@pytest.mark.parametrize("timed", [False, True], ids="timed={}".format)
-def test_one_block_takes_other_rows_than_keys_and_any_mask(timed: bool) -> None:
-    feed = feed_of(40, timed=timed, kind="fp32", causal=False)
+@BIASES
+def test_one_block_takes_other_rows_than_keys_and_any_mask(bias: RelativeBias) -> None:
+    feed = feed_of(40, bias=bias, kind="fp32", causal=False)
     for name in ("query", "mask"):
         feed[name] = feed[name][:, :, 29:]
-    if timed:
+    if bias is TIMED:
         feed["query_time"] = feed["query_time"][:, 29:]
     assert np.abs(answer(feed, block=0, kind="fp32") - loop(feed)).max() < 1e-5
 
@@ -168,7 +102,7 @@ def test_the_causal_mask_blocks_all_that_the_blocks_leave_out_at_every_length() 
 
 
 def test_padding_content_cannot_change_a_real_row() -> None:
-    feed = feed_of(33, timed=True, kind="fp32")
+    feed = feed_of(33, bias=TIMED, kind="fp32")
     before = answer(feed, block=BLOCK, kind="fp32")
     for name in ("key", "value"):
         feed[name][1, :, 31:] = 1e3
@@ -179,7 +113,7 @@ def test_padding_content_cannot_change_a_real_row() -> None:
 
 def test_a_request_that_is_not_a_number_stays_alone() -> None:
     """The zero that orders the blocks hangs on the first request's answers; it must be a zero whatever they are."""
-    feed = feed_of(33, timed=True, kind="fp32")
+    feed = feed_of(33, bias=TIMED, kind="fp32")
     before = answer(feed, block=BLOCK, kind="fp32")
     for bad in (np.nan, np.inf):
         feed["query"][0] = bad
@@ -188,9 +122,9 @@ def test_a_request_that_is_not_a_number_stays_alone() -> None:
 
 def test_a_block_as_long_as_the_history_is_no_block() -> None:
     assert [blocks(block, 50) for block in (0, 16, 25, 49, 50, 51)] == [1, 4, 2, 2, 1, 1]
-    whole = function_body(timed=True, block=0, max_history=50)
-    assert function_body(timed=True, block=50, max_history=50) == whole
-    assert function_body(timed=True, block=49, max_history=50) != whole
+    whole = function_body(bias=TIMED, block=0, max_history=50)
+    assert function_body(bias=TIMED, block=50, max_history=50) == whole
+    assert function_body(bias=TIMED, block=49, max_history=50) != whole
 
 
 def without_body(bundle: Path, folder: Path) -> Path:

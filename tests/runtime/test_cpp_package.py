@@ -122,6 +122,14 @@ def test_a_program_outside_says_what_is_wrong_with_a_bundle(
     assert subprocess.run([outside.build / program], capture_output=True, check=False).returncode == 2
 
 
+def test_the_kernels_are_installed_and_answer_as_the_body(either: Outside, tiny_bundle: Path) -> None:
+    [library] = either.prefix.rglob("liboneranker_kernels.so")
+    with Pipeline.load(tiny_bundle, device="cpu") as plain:
+        expected = plain.recommend([REQUEST], 5)[0].items
+    with Pipeline.load(tiny_bundle, kernels=library) as fused:
+        assert [item.id for item in fused.recommend([REQUEST], 5)[0].items] == [item.id for item in expected]
+
+
 def test_the_install_tree_names_no_headers_of_others_and_no_folder_of_the_build(either: Outside) -> None:
     headers = sorted((either.prefix / "include").rglob("*.h"))
     assert [path.name for path in headers] == ["export.h", "oneranker.h", "pipeline.h"]

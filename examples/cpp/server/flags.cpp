@@ -15,11 +15,12 @@ namespace {
 constexpr const char* kUsage =
     "usage: oneranker_server --bundle DIR [--host 127.0.0.1] [--port 8080] [--threads 0] [--queue 64]\n"
     "                        [--engine-threads 1] [--engine auto] [--device auto] [--max-body 1048576] [--allow-swap]\n"
-    "                        [--request-seconds 10] [--stop-seconds 10]\n"
+    "                        [--request-seconds 10] [--stop-seconds 10] [--kernels FILE]\n"
     "  --port 0 takes any free port; stdout says which, as one JSON line\n"
     "  --threads: pipelines that answer at the same time, 0 = one for each core; --queue: requests that may wait\n"
     "  --engine-threads: of ONNX Runtime for each call; --max-body: bytes of a request\n"
     "  --request-seconds: for a request to arrive; --stop-seconds: for clients to finish after a stop\n"
+    "  --kernels: liboneranker_kernels.so, fused attention for fp32 on the CPU\n"
     "  --allow-swap: POST /v1/items may replace the item index by a folder of this machine\n";
 
 template <typename Number>
@@ -42,6 +43,7 @@ Flags FlagsFrom(std::span<char* const> words) {
       {"--host", [&](auto text) { flags.host = text; }},
       {"--engine", [&](auto text) { flags.engine = text; }},
       {"--device", [&](auto text) { flags.device = text; }},
+      {"--kernels", [&](auto text) { flags.kernels = text; }},
       {"--port", [&](auto text) { Read("--port", text, 0, 65535, flags.port); }},
       {"--threads", [&](auto text) { Read<std::size_t>("--threads", text, 0, 1024, flags.threads); }},
       {"--queue", [&](auto text) { Read<std::size_t>("--queue", text, 0, 4096, flags.queue); }},
@@ -66,6 +68,9 @@ Flags FlagsFrom(std::span<char* const> words) {
   }
   if (flags.bundle.empty() && !flags.help) {
     throw std::invalid_argument("--bundle is missing");
+  }
+  if (flags.kernels && flags.kernels->empty()) {
+    throw std::invalid_argument("--kernels is '', expected a file");
   }
   if (flags.threads == 0) {
     flags.threads = std::max(1U, std::thread::hardware_concurrency());

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -17,6 +18,7 @@ struct Flags {
   int engine_threads = 1;   // of ONNX Runtime for each call
   std::string engine = "auto";
   std::string device = "auto";
+  std::optional<std::string> kernels;            // liboneranker_kernels.so
   std::size_t max_body = std::size_t{1} << 20U;  // bytes
   int request_seconds = 10;                      // for a request to arrive
   int stop_seconds = 10;                         // for clients to finish after a stop

@@ -107,6 +107,7 @@ void Service::Open(const std::function<bool()>& is_stopped) {
   options.engine = flags_.engine;
   options.device = flags_.device;
   options.threads = flags_.engine_threads;
+  options.kernels = flags_.kernels.value_or("");
   model_.emplace(oneranker::Model::Load(flags_.bundle, options));
   pool_.emplace(*model_, flags_.threads, flags_.queue);
   if (pool_->WarmUp(is_stopped)) {

@@ -115,6 +115,10 @@ int oneranker_model_load(const char* bundle, const oneranker_options* options, o
       chosen.engine = TextOr(options->engine, chosen.engine);
       chosen.device = TextOr(options->device, chosen.device);
       chosen.items = TextOr(options->items, "");
+      if (options->kernels != nullptr && *options->kernels == '\0') {
+        oneranker::Fail(ErrorKind::kUsage, "options: kernels is '', expected a file. Name it, or give NULL for none.");
+      }
+      chosen.kernels = TextOr(options->kernels, "");
       chosen.threads = options->threads;
     }
     auto loaded = std::make_shared<oneranker::LoadedModel>(oneranker::Open(&Given(bundle, "bundle"), chosen));

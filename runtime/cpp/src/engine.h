@@ -52,8 +52,9 @@ class Engine {
   virtual std::unique_ptr<Stage> Load(const std::filesystem::path& bundle, const StageEntry& row) = 0;
 };
 
-/// ONNX Runtime on `device` ("cpu", "cuda", "cuda:1"). Throws Error(kDevice) if it cannot serve there.
-std::unique_ptr<Engine> OnnxEngine(const std::string& device, int threads);
+/// ONNX Runtime on `device` ("cpu", "cuda", "cuda:1"), on the CPU with a library of custom operators if one is named;
+/// they take the place of function bodies in the graphs. Throws Error(kDevice) if it cannot serve there.
+std::unique_ptr<Engine> OnnxEngine(const std::string& device, int threads, const std::filesystem::path& kernels = {});
 /// TensorRT on `device`; Error(kDevice) in a build without ONERANKER_WITH_TENSORRT.
 std::unique_ptr<Engine> TensorRtEngine(const std::string& device);
 

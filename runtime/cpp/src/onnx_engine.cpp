@@ -1,4 +1,5 @@
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -83,8 +84,11 @@ class OnnxStage final : public Stage {
 
 class OnnxEngineImpl final : public Engine {
  public:
-  OnnxEngineImpl(const std::string& device, int threads)
-      : env_(OpenOnnxRuntime()), device_(device == "cuda" ? "cuda:0" : device), threads_(threads) {
+  OnnxEngineImpl(const std::string& device, int threads, std::filesystem::path kernels)
+      : env_(OpenOnnxRuntime()),
+        device_(device == "cuda" ? "cuda:0" : device),
+        threads_(threads),
+        kernels_(std::move(kernels)) {
     if (device != "cpu") cuda_ = OnnxCuda::Open(env_, device);
   }
 
@@ -122,13 +126,29 @@ class OnnxEngineImpl final : public Engine {
     // four sessions share the cores: a pool that spins after its stage takes them from the next one
     settings.AddConfigEntry("session.intra_op.allow_spinning", "0");
     if (threads_ > 0) settings.SetIntraOpNumThreads(threads_);
+    if (!kernels_.empty()) Register(settings);
     return settings;
+  }
+
+  void Register(Ort::SessionOptions& settings) const {
+    std::error_code problem;  // the loader would look for a bare name on its own search path
+    const std::filesystem::path file = std::filesystem::absolute(kernels_, problem);
+    if (problem || !std::filesystem::is_regular_file(file, problem)) {
+      Fail(ErrorKind::kDevice, kernels_, ": no such file, expected the library of kernels. Build it with `make cpp`.");
+    }
+    try {
+      settings.RegisterCustomOpsLibrary(file.c_str());
+    } catch (const Ort::Exception& error) {
+      Fail(ErrorKind::kDevice, kernels_, ": ONNX Runtime cannot load these kernels (", error.what(),
+           "), expected liboneranker_kernels.so. Build it with `make cpp`.");
+    }
   }
 
   std::shared_ptr<Ort::Env> env_;
   std::string name_ = "onnxruntime";
   std::string device_;
   int threads_;
+  std::filesystem::path kernels_;  // empty: none
   HostMemory host_;
   std::unique_ptr<OnnxCuda> cuda_;  // nullptr: the CPU serves
 };
@@ -171,8 +191,8 @@ std::shared_ptr<Ort::Env> OpenOnnxRuntime() {
   }
 }
 
-std::unique_ptr<Engine> OnnxEngine(const std::string& device, int threads) {
-  return std::make_unique<OnnxEngineImpl>(device, threads);
+std::unique_ptr<Engine> OnnxEngine(const std::string& device, int threads, const std::filesystem::path& kernels) {
+  return std::make_unique<OnnxEngineImpl>(device, threads, kernels);
 }
 
 }  // namespace oneranker

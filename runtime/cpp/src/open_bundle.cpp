@@ -60,14 +60,30 @@ LoadedStages LoadStages(const std::filesystem::path& bundle, const Manifest& man
   return stages;
 }
 
+/// Kernels are ONNX Runtime's on the CPU: asking for them asks for it.
+Options WithKernels(const Manifest& manifest, Options options) {
+  if (options.kernels.empty()) return options;
+  const bool fits = (options.engine == "auto" || options.engine == kOnnx) &&
+                    (options.device == "auto" || options.device == "cpu") && manifest.precision == "fp32";
+  if (!fits) {
+    Fail(ErrorKind::kDevice, "kernels ", options.kernels, " were asked for with engine '", options.engine,
+         "' and device '", options.device, "' for a bundle in ", manifest.precision,
+         ", expected onnxruntime, cpu and fp32. Leave them out, or export with fp32.");
+  }
+  options.engine = kOnnx;
+  options.device = "cpu";
+  return options;
+}
+
 }  // namespace
 
-OpenBundle Open(const std::filesystem::path& bundle, const Options& options) {
-  if (options.threads < 0 || options.threads > kMostThreads) {
-    Fail(ErrorKind::kUsage, "options: threads=", options.threads, ", expected 1 .. ", kMostThreads,
+OpenBundle Open(const std::filesystem::path& bundle, const Options& asked) {
+  if (asked.threads < 0 || asked.threads > kMostThreads) {
+    Fail(ErrorKind::kUsage, "options: threads=", asked.threads, ", expected 1 .. ", kMostThreads,
          ", or 0 for all cores. Ask for one of these.");
   }
   Manifest manifest = Manifest::Read(bundle);
+  const Options options = WithKernels(manifest, asked);
   for (const StageEntry& row : manifest.stages) {
     CheckFile(bundle, row.file, row.sha256, row.bytes);
     if (row.plan) CheckFile(bundle, row.plan->file, row.plan->sha256, row.plan->bytes);

@@ -60,7 +60,7 @@ std::unique_ptr<Engine> ChooseEngine(const std::filesystem::path& bundle, const 
       if (error.kind() != ErrorKind::kDevice) throw;
     }
   }
-  return OnnxEngine(named, options.threads);
+  return OnnxEngine(named, options.threads, options.kernels);
 }
 
 }  // namespace oneranker

@@ -194,6 +194,13 @@ TEST_F(CApiTest, OptionsThatAreNotHereAreDeviceErrors) {
   oneranker_model* model = nullptr;
   EXPECT_EQ(oneranker_model_load(Bundle().c_str(), &options, &model, &error_), ONERANKER_DEVICE);
   EXPECT_EQ(model, nullptr);
+  options = {};
+  options.kernels = "absent.so";
+  EXPECT_EQ(oneranker_model_load(Bundle().c_str(), &options, &model, &error_), ONERANKER_DEVICE);
+  EXPECT_NE(std::string(error_.message).find("absent.so"), std::string::npos) << error_.message;
+  options.kernels = "";
+  EXPECT_EQ(oneranker_model_load(Bundle().c_str(), &options, &model, &error_), ONERANKER_USAGE);
+  EXPECT_EQ(model, nullptr);
 }
 
 }  // namespace

@@ -13,8 +13,10 @@ namespace {
 using oneranker_test::Batch;
 using oneranker_test::BundleTest;
 using oneranker_test::ErrorOf;
+using oneranker_test::ReadFile;
 using oneranker_test::TempFolder;
 using oneranker_test::TestBatches;
+using oneranker_test::WriteFile;
 
 class PipelineTest : public BundleTest {};
 
@@ -64,6 +66,44 @@ TEST_F(PipelineTest, SameBundleAndSameRequestsGivePythonsItemsOrderAndScores) {
   EXPECT_EQ(model.device(), "cpu");
   Pipeline pipeline(model);
   ExpectPython(pipeline, "items");
+}
+
+TEST_F(PipelineTest, WithKernelsTheAnswersArePythonsToo) {
+  Options options = OneThread();
+  options.kernels = ONERANKER_KERNELS;
+  const Model model = Model::Load(Bundle(), options);
+  Pipeline pipeline(model);
+  ExpectPython(pipeline, "items");
+}
+
+TEST_F(PipelineTest, KernelsThatCannotServeAreADeviceErrorAndNoFallback) {
+  const TempFolder temp;
+  const auto refused = [&](const std::filesystem::path& kernels, const std::string& text) {
+    Options options = OneThread();
+    options.kernels = kernels;
+    const auto error = ErrorOf([&] { Model::Load(Bundle(), options); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->kind(), ErrorKind::kDevice);
+    EXPECT_NE(std::string(error->what()).find(text), std::string::npos) << error->what();
+  };
+  refused(temp.path() / "absent.so", "no such file, expected the library of kernels");
+  refused(std::string(5000, 'a'), "no such file, expected the library of kernels");
+  WriteFile(temp.path() / "text.so", "this is no library");
+  refused(temp.path() / "text.so", "ONNX Runtime cannot load these kernels");
+  const TempFolder half;
+  std::filesystem::copy(Bundle(), half.path() / "bundle", std::filesystem::copy_options::recursive);
+  std::string manifest = ReadFile(half.path() / "bundle" / "manifest.json");
+  const std::string precision = "\"precision\": \"fp32\"";
+  ASSERT_NE(manifest.find(precision), std::string::npos);
+  WriteFile(half.path() / "bundle" / "manifest.json",
+            manifest.replace(manifest.find(precision), precision.size(), "\"precision\": \"fp16\""));
+  Options options = OneThread();
+  options.kernels = ONERANKER_KERNELS;
+  const auto error = ErrorOf([&] { Model::Load(half.path() / "bundle", options); });
+  ASSERT_TRUE(error);
+  EXPECT_NE(std::string(error->what()).find("for a bundle in fp16, expected onnxruntime, cpu and fp32"),
+            std::string::npos)
+      << error->what();
 }
 
 TEST_F(PipelineTest, ASwappedIndexAnswersAsOneThatWasLoadedWithIt) {

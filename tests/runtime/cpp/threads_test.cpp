@@ -14,6 +14,7 @@
 #include "fake_engine.h"
 #include "recommender.h"
 #include "sanitized.h"
+#include "silu_attention.h"
 #include "test_bundle.h"
 
 namespace oneranker {
@@ -134,6 +135,40 @@ int MappedTables() {
   int tables = 0;
   for (std::string line; std::getline(maps, line);) tables += line.find("items.safetensors") != std::string::npos;
   return tables;
+}
+
+TEST(KernelThreadsTest, ACallOnManyThreadsWritesWhatOneThreadWrites) {
+  constexpr std::int64_t kHeads = 3;
+  constexpr std::int64_t kLength = 300;
+  constexpr std::int64_t kWidth = 16;
+  std::vector<float> numbers(kHeads * kLength * kWidth);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i % 97) / 97.0F - 0.5F;
+  const std::vector<float> mask(kLength * kLength);
+  std::array<std::vector<float>, 2> mixed{std::vector<float>(numbers.size()), std::vector<float>(numbers.size())};
+  const kernels::ParallelFor at_once = [](void* alone, void (*step)(void*, std::size_t), std::size_t total,
+                                          void* data) {
+    std::atomic<std::size_t> next{0};
+    const auto work = [&](int /*thread*/) {
+      for (std::size_t i = next++; i < total; i = next++) step(data, i);
+    };
+    if (*static_cast<bool*>(alone)) return work(0);
+    InThreads(work);
+  };
+  for (const bool alone : {true, false}) {
+    kernels::SiluAttention call;
+    call.batch = 1;
+    call.heads = kHeads;
+    call.queries = call.keys = kLength;
+    call.width = kWidth;
+    call.query = call.key = call.value = numbers.data();
+    call.mask = call.key_mask = mask.data();
+    call.scale = 1.0F / kLength;
+    call.mixed = mixed.at(alone ? 0 : 1).data();
+    std::vector<float> scratch(kernels::ScratchBytes(call) / sizeof(float));
+    bool flag = alone;
+    ASSERT_TRUE(kernels::Run(call, scratch.data(), at_once, &flag));
+  }
+  EXPECT_EQ(mixed[0], mixed[1]);
 }
 
 TEST_F(ThreadsTest, EveryAnswerBelongsToOneIndexWhileItIsSwappedAndMemoryStaysFlat) {

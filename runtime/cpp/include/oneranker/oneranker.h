@@ -38,6 +38,7 @@ typedef struct oneranker_options { /* zeroed: the defaults */
   const char* device;              /* NULL: "auto" */
   const char* items;               /* another item index than the bundle's own, or NULL */
   int32_t threads;                 /* 0: all cores, at most 1024 */
+  const char* kernels;             /* liboneranker_kernels.so: fused attention for fp32 on the CPU; NULL: none */
 } oneranker_options;
 
 typedef struct oneranker_limits {

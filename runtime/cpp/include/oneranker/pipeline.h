@@ -115,10 +115,11 @@ struct Candidates {
 };
 
 struct Options {
-  std::string engine = "auto";  // "onnxruntime", "tensorrt", or "auto": the bundle's plans where a device takes them
-  std::string device = "auto";  // "cpu", "cuda", "cuda:1", ..., or "auto": where the engine runs
-  int threads = 0;              // of ONNX Runtime for each call on the CPU; 0: all cores, at most 1024
-  std::filesystem::path items;  // another item index than the bundle's own
+  std::string engine = "auto";    // "onnxruntime", "tensorrt", or "auto": the bundle's plans where a device takes them
+  std::string device = "auto";    // "cpu", "cuda", "cuda:1", ..., or "auto": where the engine runs
+  int threads = 0;                // of ONNX Runtime for each call on the CPU; 0: all cores, at most 1024
+  std::filesystem::path items;    // another item index than the bundle's own
+  std::filesystem::path kernels;  // liboneranker_kernels.so: fused attention for fp32 graphs on the CPU; empty: none
 };
 
 /// One loaded bundle: weights and item tables, shared by every Pipeline made from it.
