@@ -142,7 +142,8 @@ def test_the_install_tree_names_no_headers_of_others_and_no_folder_of_the_build(
 
 @pytest.mark.slow
 def test_a_program_with_the_static_library_needs_no_other_file_of_ours(static_outside: Outside) -> None:
-    assert not list(static_outside.prefix.rglob("*.so*"))
+    # kernels are no part of a program: ONNX Runtime loads them where they are named
+    assert [path.name for path in static_outside.prefix.rglob("*.so*")] == ["liboneranker_kernels.so"]
     needed = run("readelf", "-d", static_outside.build / "recommend_c")
     assert "libonnxruntime" in needed
     assert "liboneranker" not in needed
