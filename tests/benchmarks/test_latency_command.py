@@ -96,6 +96,13 @@ def test_the_kernels_are_one_backend_more_with_the_same_answers(tiny_bundle: Pat
     assert all(0 <= row["max_error"] <= row["allowed_error"] for row in rows)
 
 
+def test_kernels_that_are_not_there_end_the_run_before_anything_is_timed(tiny_bundle: Path) -> None:
+    done = latency("--bundle", tiny_bundle, "--kernels", "absent.so", *QUICK)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "absent.so: no such file, expected the library of kernels" in done.stderr
+    assert "process 1 of" not in done.stderr
+
+
 def test_kernels_are_for_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--bundle", "x", "--device", "cuda", "--kernels", "k.so"])

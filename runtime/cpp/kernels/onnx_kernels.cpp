@@ -1,9 +1,5 @@
 /// liboneranker_kernels: the kernels as custom operators of ONNX Runtime, for any session that registers this library.
 /// A registered kernel takes the place of the function body that the graph carries.
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
-
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -14,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "onnx_api.h"
 #include "silu_attention.h"
 
 namespace oneranker::kernels {
@@ -225,17 +222,6 @@ struct SiluAttentionOp : Ort::CustomOpBase<SiluAttentionOp, SiluAttentionKernel,
   }
 };
 
-/// Whether a library of this version has the API of our headers: "1.31.1" has all up to 31.
-bool HasApi(std::string_view version) {
-  if (!version.starts_with("1.")) return !version.starts_with("0.");
-  int minor = 0;
-  for (const char digit : version.substr(2)) {
-    if (digit < '0' || digit > '9' || minor > 9999) break;
-    minor = minor * 10 + (digit - '0');
-  }
-  return minor >= ORT_API_VERSION;
-}
-
 }  // namespace
 }  // namespace oneranker::kernels
 
@@ -247,7 +233,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps
     return base->GetApi(1)->CreateStatus(ORT_FAIL, ("oneranker_kernels: " + text).c_str());
   };
   const std::string version = base->GetVersionString();
-  if (!oneranker::kernels::HasApi(version)) {  // asked for an API that it does not have, it would print
+  if (!oneranker::HasApi(version, ORT_API_VERSION)) {  // asked for an API that it does not have, it would print
     return refuse("ONNX Runtime is " + version + ", expected 1." + std::to_string(ORT_API_VERSION) +
                   " or newer, as the headers of the build. Build with its headers, or bring a newer one.");
   }

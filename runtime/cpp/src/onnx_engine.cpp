@@ -158,16 +158,6 @@ void Swallow(void* /*parameter*/, OrtLoggingLevel /*severity*/, const char* /*ca
 
 }  // namespace
 
-bool HasApi(std::string_view library_version, int api_version) noexcept {
-  if (!library_version.starts_with("1.")) return !library_version.starts_with("0.");
-  int minor = 0;
-  for (const char digit : library_version.substr(2)) {
-    if (digit < '0' || digit > '9') break;
-    minor = std::min(minor * 10 + (digit - '0'), 100000);
-  }
-  return minor >= api_version;
-}
-
 std::shared_ptr<Ort::Env> OpenOnnxRuntime() {
   static const bool ready = [] {  // a failed attempt is made again by the next caller
     const OrtApiBase* base = OrtGetApiBase();
