@@ -101,9 +101,9 @@ def _what_is_wrong(bundle: Path, rows: Sequence[Row], failures: Sequence[str]) -
             f"{bundle}: the runtime answers unlike the weights it is compared with: {'; '.join(failures)}. "
             "Rebuild with `python -m export.build --stage all`."
         )
-    ours = [row for row in rows if row.backend in RUNTIME and row.stage == CHAIN]
+    ours = [row for row in rows if row.engine in RUNTIME and row.stage == CHAIN]
     if ours and not any(row.samples for row in ours):
-        reasons = "; ".join(dict.fromkeys(f"{row.backend} {row.note}" for row in ours))
+        reasons = "; ".join(dict.fromkeys(f"{row.engine} {row.note}" for row in ours))
         return DeviceError(f"{bundle}: no engine of the runtime ran: {reasons}. Expected one of them to.")
     return None
 
@@ -215,7 +215,7 @@ def _rows(context: _Context, workload: Workload, name: str, measured: Measured, 
         row = Row(
             case=f"{stage}-{sizes}",
             stage=stage,
-            backend=name,
+            engine=name,
             batch=workload.job.batch,
             threads=block.threads,
             device=block.device,
@@ -227,7 +227,7 @@ def _rows(context: _Context, workload: Workload, name: str, measured: Measured, 
         if measured.not_run is not None:
             rows.append(not_run(row, measured.not_run))
             continue
-        row = timed(row, measured.samples_ms[stage])
+        row = timed(row, [measured.samples_ms[stage]])
         if stage in found:
             row = replace(row, max_error=found[stage].max_error, allowed_error=found[stage].allowed)
         seconds = {**measured.compile_s, CHAIN: sum(measured.compile_s.values())} if measured.compile_s else {}

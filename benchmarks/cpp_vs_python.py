@@ -146,7 +146,7 @@ def time_turns(
     for (work, name), rates in rate.items():
         ratios = [mine / theirs for mine, theirs in zip(rates, rate[work, PYTHON], strict=True)]
         took = samples[work, name]
-        p50, p95, p99 = percentiles(took) if took else (None, None, None)
+        p50, _, p95, p99 = percentiles(took) if took else (None,) * 4
         workers = settings.workers if work == "workers" else 1
         rows.append(
             TurnRow(

@@ -46,7 +46,7 @@ def latency(job: GpuJob, rows: Rows) -> None:
         found += report["rows"]
     for check in job.checks:
         backend = check.removeprefix("latency ")
-        own = [row for row in found if row["backend"] == backend and row["stage"] == CHAIN]
+        own = [row for row in found if row["engine"] == backend and row["stage"] == CHAIN]
         with rows.check(check) as figures:
             if codes:
                 _judge(backend, own, WRONG if WRONG in codes else max(codes), figures)

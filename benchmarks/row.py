@@ -8,59 +8,98 @@ from dataclasses import dataclass, field, replace
 from benchmarks.measure import percentiles
 
 EAGER = "pytorch-eager"  # the baseline of every ratio
+EAGER_BF16 = "pytorch-eager-bf16"
 COMPILED = "pytorch-compile"
+COMPILED_BF16 = "pytorch-compile-bf16"
+AOTI = "pytorch-aoti"  # a package of AOTInductor for each stage, loaded without the model
 GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
+NAIVE = "onnxruntime-host-copies"  # our graphs, one session.run after another: every tensor back to the caller's arrays
 ENGINE = "onnxruntime"
-KERNELS = "onnxruntime-kernels"  # the same with our kernels, on the CPU
-PLAIN = "onnxruntime-no-graphs"  # the same without CUDA graphs
+RECOMPUTE = "onnxruntime-recompute"  # the same engines as two services: keys and values are not handed on
+KERNELS = "onnxruntime-kernels"  # the runtime with our kernels, on the CPU
+KERNELS_RECOMPUTE = "onnxruntime-kernels-recompute"
+PLAIN = "onnxruntime-no-graphs"  # the runtime without CUDA graphs
 TENSORRT = "tensorrt"  # or TensorRT-RTX, whichever the bundle's plans are for
 RUNTIME = (ENGINE, KERNELS, PLAIN, TENSORRT)  # the product; the others are what it is compared with
+OF_BUNDLE = (*RUNTIME, NAIVE, RECOMPUTE, KERNELS_RECOMPUTE)  # run the bundle's graphs: their answers must be right
+NEED_KERNELS = (KERNELS, KERNELS_RECOMPUTE)
+BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED)  # one that cannot run here leaves the others theirs
+PEERS = (
+    EAGER,
+    EAGER_BF16,
+    COMPILED,
+    COMPILED_BF16,
+    AOTI,
+    NAIVE,
+)  # what a user has without us; NAIVE but for the graphs
+PASS_THROUGH = {ENGINE: RECOMPUTE, KERNELS: KERNELS_RECOMPUTE}  # with keys and values handed on, and without
 BACKENDS = {"cpu": (EAGER, COMPILED, ENGINE, KERNELS), "cuda": (EAGER, COMPILED, GRAPHED, ENGINE, PLAIN, TENSORRT)}
+CPU_ENGINES = (*PEERS, ENGINE, RECOMPUTE, KERNELS, KERNELS_RECOMPUTE)  # all that --engine may name on the CPU
 
-CHAIN = "chain"  # tokens -> scores, the same work for every backend
+CHAIN = "chain"  # tokens -> scores, the same work for every engine, one request after another (closed loop)
+OPEN = "chain-open-loop"  # the same; requests arrive by chance (Poisson), waiting counts
 TOKENS = "tokens"  # raw events -> tokens
 RECOMMEND = "recommend"  # raw events -> ranked items with names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One stage of one case on one backend; a field that was not measured is null in the JSON.
+    """One stage of one case on one engine; a field that was not measured is null in the JSON.
 
     A row that could not run has `note` = "not run: <reason>" and null in every measured field.
     """
 
-    case: str  # <stage>-b<B>-s<S>-c<C>-n<N>: requests in a batch, padded history tokens, candidates, items in the index
-    stage: str  # generator | enhancer | retriever | ranker | chain | tokens | recommend
-    # onnxruntime | onnxruntime-kernels | onnxruntime-no-graphs | tensorrt | pytorch-eager | pytorch-compile |
-    # pytorch-cuda-graph
-    backend: str
+    # <stage>-b<B>-s<S>-c<C>-n<N>: requests in a batch, padded history tokens, candidates, items in the index; in the
+    # matrix of benchmarks.bench with the preset before it
+    case: str
+    stage: str  # generator | enhancer | retriever | ranker | chain | chain-open-loop | tokens | recommend
+    engine: str  # one of the names above
     batch: int  # B
-    samples: int = 0  # timed iterations, after the warm-up
+    samples: int = 0  # timed iterations, after the warm-up, of all rounds
+    rounds: int = 1  # processes they come from, in turn with the other engines
     p50_ms: float | None = None  # of a whole batch, not of a request
+    p90_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
-    requests_per_s: float | None = None  # B * samples / the sum of all samples
+    max_ms: float | None = None
+    spread: float | None = None  # (largest - smallest p50 of a round) / p50; null for one round
+    requests_per_s: float | None = None  # B * samples / the sum of all samples; in an open loop, what was answered
+    offered_per_s: float | None = None  # open loop: requests that arrived per second
     p50_vs_eager: float | None = None  # eager p50 / this p50, both of this run; above 1 = faster than eager
     p99_vs_eager: float | None = None
-    peak_memory_mib: float | None = None  # of the backend's whole process on the host, libraries and weights included
+    peak_memory_mib: float | None = None  # of the engine's whole process on the host, libraries and weights included
     device_memory_mib: float | None = None  # taken on the GPU since CUDA was started, at the end of the timing
-    max_error: float | None = None  # largest |answer - eager fp32|, every stage fed by this backend's own stages
+    roofline: float | None = None  # shortest time that the ceilings allow / p50 (benchmarks/roofline.py)
+    bf16_gemm_share: float | None = None  # needed operations / p50 / operations per second of a bf16 GEMM
+    max_error: float | None = None  # largest |answer - eager fp32|, every stage fed by this engine's own stages
     allowed_error: float | None = None  # parity rule: 2x the error of eager PyTorch in the same precision + rounding
     compile_s: float | None = None  # torch.compile: first call of the stage; CUDA graph: captures; in no other number
     threads: int = 1
     device: str = "cpu"  # or the GPU: "cuda:0 (its name, its compute capability)"
-    precision: str = ""  # fp32 | fp16: of the weights and of what travels between the stages
+    precision: str = ""  # fp32 | fp16 | bf16: of the weights and of what travels between the stages
     machine: str = ""  # processor and number of logical cores
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None  # of the source tree, "+changes" if it differs from that; null outside of a checkout
     note: str = ""
 
 
-def timed(row: Row, samples_ms: Sequence[float]) -> Row:
-    """The row with its percentiles and rate."""
-    p50, p95, p99 = percentiles(samples_ms)
-    rate = row.batch * len(samples_ms) / (sum(samples_ms) / 1e3)
-    return replace(row, samples=len(samples_ms), p50_ms=p50, p95_ms=p95, p99_ms=p99, requests_per_s=rate)
+def timed(row: Row, rounds: Sequence[Sequence[float]]) -> Row:
+    """The row with its percentiles, spread and rate, from the samples of every round in milliseconds."""
+    samples = [sample for round_ in rounds for sample in round_]
+    p50, p90, p95, p99 = percentiles(samples)
+    middles = [percentiles(round_)[0] for round_ in rounds]
+    return replace(
+        row,
+        samples=len(samples),
+        rounds=len(rounds),
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        max_ms=max(samples),
+        spread=(max(middles) - min(middles)) / p50 if len(rounds) > 1 else None,
+        requests_per_s=row.batch * len(samples) / (sum(samples) / 1e3),
+    )
 
 
 def not_run(row: Row, reason: str) -> Row:
@@ -70,7 +109,7 @@ def not_run(row: Row, reason: str) -> Row:
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
     """Every row with its ratios to the eager row of the same case, where there is one."""
-    eager = {row.case: row for row in rows if row.backend == EAGER}
+    eager = {row.case: row for row in rows if row.engine == EAGER}
     return [
         replace(
             row,

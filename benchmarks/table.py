@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.row import RECOMMEND, TOKENS
 
-HEADINGS = ("", "backend", "p50 ms", "p95 ms", "p99 ms", "req/s", "p50 vs eager", "MiB", "max error")
+HEADINGS = ("", "engine", "p50 ms", "p95 ms", "p99 ms", "req/s", "p50 vs eager", "MiB", "max error")
 BUSY = 0.5  # runnable processes per core from which other programs are in the way
 
 
@@ -44,7 +44,7 @@ def _footnotes(rows: list[Mapping[str, Any]], environment: Mapping[str, Any]) ->
         lines.append("tokens = raw events to tokens; recommend = raw events to named items, the whole runtime.")
     lines.append("MiB = most host memory of the backend's whole process; max error = against eager PyTorch in fp32.")
     seconds = {
-        (row["backend"], row["case"]): row["compile_s"]
+        (row["engine"], row["case"]): row["compile_s"]
         for row in rows
         if row["stage"] == "chain" and row["compile_s"] is not None
     }
@@ -72,7 +72,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["p50_ms"] is None:
         times[0] = "not run"
     return (
-        row["stage"], row["backend"], *times, _number(row["requests_per_s"], "{:,.0f}"),
+        row["stage"], row["engine"], *times, _number(row["requests_per_s"], "{:,.0f}"),
         _number(ratio, "{:.2f}x"), _number(row["peak_memory_mib"], "{:.0f}"), _number(row["max_error"], "{:.1e}"),
     )  # fmt: skip
 

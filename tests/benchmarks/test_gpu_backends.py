@@ -226,8 +226,8 @@ def test_an_engine_that_cannot_run_on_the_cpu_is_an_error(
 def rows(*samples: tuple[str, list[float]]) -> list[Row]:
     found = []
     for backend, times in samples:
-        row = Row(case="chain-b1", stage=CHAIN, backend=backend, batch=1)
-        found.append(timed(row, times) if times else not_run(row, f"no {backend}"))
+        row = Row(case="chain-b1", stage=CHAIN, engine=backend, batch=1)
+        found.append(timed(row, [times]) if times else not_run(row, f"no {backend}"))
     return found
 
 

@@ -224,7 +224,7 @@ def test_a_group_that_cannot_begin_says_why_in_every_row(job: GpuJob, tmp_path: 
 def test_latency_that_is_late_keeps_the_figures_of_the_batch_that_ended(
     job: GpuJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = CASE | {"backend": "onnxruntime", "stage": "chain"}
+    row = CASE | {"engine": "onnxruntime", "stage": "chain"}
 
     def process(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
         if command[command.index("--batch") + 1] != "1":
@@ -239,7 +239,7 @@ def test_latency_that_is_late_keeps_the_figures_of_the_batch_that_ended(
 
 
 def test_a_batch_size_that_has_no_rows_fails_beside_one_that_has(job: GpuJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = CASE | {"backend": "onnxruntime", "stage": "chain"}
+    row = CASE | {"engine": "onnxruntime", "stage": "chain"}
 
     def process(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
         first = command[command.index("--batch") + 1] == "1"

@@ -55,7 +55,7 @@ def test_the_last_line_of_stdout_holds_the_documented_fields(done: subprocess.Co
 
 
 def test_every_case_has_every_stage_and_the_chain_on_every_backend(done: subprocess.CompletedProcess[str]) -> None:
-    found = [(row["batch"], row["backend"], row["stage"]) for row in report_of(done)["rows"]]
+    found = [(row["batch"], row["engine"], row["stage"]) for row in report_of(done)["rows"]]
     wanted = [(batch, backend, stage) for batch in (1, 2) for backend in (EAGER, ENGINE) for stage in SHARED]
     wanted += [(batch, ENGINE, stage) for batch in (1, 2) for stage in ("tokens", "recommend")]
     assert sorted(found) == sorted(wanted)
@@ -63,7 +63,7 @@ def test_every_case_has_every_stage_and_the_chain_on_every_backend(done: subproc
 
 
 def test_every_shared_row_of_the_runtime_is_within_the_parity_rule(done: subprocess.CompletedProcess[str]) -> None:
-    rows = [row for row in report_of(done)["rows"] if row["backend"] == ENGINE and row["stage"] in SHARED]
+    rows = [row for row in report_of(done)["rows"] if row["engine"] == ENGINE and row["stage"] in SHARED]
     assert len(rows) == 2 * len(SHARED)
     assert all(0 <= row["max_error"] <= row["allowed_error"] for row in rows)
 
@@ -84,14 +84,14 @@ def test_requests_of_a_file_with_filters_are_answered_alike(tiny_bundle: Path, t
     ]
     file.write_text("\n".join(map(json.dumps, requests)), encoding="utf-8")
     report = report_of(latency("--bundle", tiny_bundle, "--requests", file, "--batch", "2", "--no-compile", *QUICK))
-    chain = next(row for row in report["rows"] if row["stage"] == "chain" and row["backend"] == ENGINE)
+    chain = next(row for row in report["rows"] if row["stage"] == "chain" and row["engine"] == ENGINE)
     assert chain["max_error"] <= chain["allowed_error"]
 
 
 @pytest.mark.cpp
 def test_the_kernels_are_one_backend_more_with_the_same_answers(tiny_bundle: Path) -> None:
     report = report_of(latency("--bundle", tiny_bundle, "--no-compile", "--kernels", KERNELS_FILE, *QUICK))
-    rows = [row for row in report["rows"] if row["backend"] == KERNELS and row["stage"] in SHARED]
+    rows = [row for row in report["rows"] if row["engine"] == KERNELS and row["stage"] in SHARED]
     assert [row["stage"] for row in rows] == SHARED
     assert all(0 <= row["max_error"] <= row["allowed_error"] for row in rows)
 
@@ -123,7 +123,7 @@ def test_a_bundle_of_other_weights_shows_its_error_and_exits_4(tiny_bundle: Path
 
 @pytest.mark.slow
 def test_torch_compile_answers_alike_and_tells_its_compile_time(tiny_bundle: Path) -> None:
-    rows = [row for row in report_of(latency("--bundle", tiny_bundle, *QUICK))["rows"] if row["backend"] == COMPILED]
+    rows = [row for row in report_of(latency("--bundle", tiny_bundle, *QUICK))["rows"] if row["engine"] == COMPILED]
     assert [row["stage"] for row in rows] == SHARED
     for row in rows:
         assert row["note"] == ""
@@ -134,7 +134,7 @@ def test_torch_compile_answers_alike_and_tells_its_compile_time(tiny_bundle: Pat
 @pytest.mark.slow
 def test_half_precision_is_held_against_eager_pytorch_in_half_precision(tiny_fp16_bundle: Path) -> None:
     rows = report_of(latency("--bundle", tiny_fp16_bundle, "--no-compile", *QUICK))["rows"]
-    chain = {row["backend"]: row for row in rows if row["stage"] == "chain"}
+    chain = {row["engine"]: row for row in rows if row["stage"] == "chain"}
     assert chain[EAGER]["max_error"] == 0
     assert 1e-5 < chain[ENGINE]["max_error"] <= chain[ENGINE]["allowed_error"]
 
@@ -222,7 +222,7 @@ def trained_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_the_checkpoint_that_the_manifest_names_is_found_beside_the_bundle(trained_bundle: Path) -> None:
     rows = report_of(latency("--bundle", trained_bundle, "--history", "15", "--no-compile", *QUICK))["rows"]
-    chain = next(row for row in rows if row["stage"] == "chain" and row["backend"] == ENGINE)
+    chain = next(row for row in rows if row["stage"] == "chain" and row["engine"] == ENGINE)
     assert chain["max_error"] <= chain["allowed_error"]
 
 
@@ -242,12 +242,12 @@ def test_without_a_compiler_every_row_of_torch_compile_says_why_and_the_others_s
 ) -> None:
     bare = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     rows = report_of(latency("--bundle", tiny_bundle, *QUICK, environment=bare))["rows"]
-    missing = [row for row in rows if row["backend"] == COMPILED]
+    missing = [row for row in rows if row["engine"] == COMPILED]
     assert [row["stage"] for row in missing] == SHARED
     for row in missing:
         assert row["note"].startswith("not run: torch.compile raised")
         assert row["p50_ms"] is row["max_error"] is row["peak_memory_mib"] is None
-    assert all(row["p50_ms"] > 0 for row in rows if row["backend"] != COMPILED)
+    assert all(row["p50_ms"] > 0 for row in rows if row["engine"] != COMPILED)
 
 
 def test_synthetic_requests_of_a_checkpoint_fill_the_asked_history(tiny_bundle: Path) -> None:

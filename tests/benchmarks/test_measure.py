@@ -24,9 +24,7 @@ class FakeClock:
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_percentiles_are_numpys(count: int) -> None:
     samples = np.random.default_rng(count).exponential(size=count)
-    assert percentiles(samples.tolist()) == pytest.approx(
-        [np.percentile(samples, 50), np.percentile(samples, 95), np.percentile(samples, 99)]
-    )
+    assert percentiles(samples.tolist()) == pytest.approx([np.percentile(samples, share) for share in (50, 90, 95, 99)])
 
 
 def test_laps_are_the_time_since_the_last_lap_and_add_up_to_the_total() -> None:

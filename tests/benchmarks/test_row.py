@@ -9,8 +9,8 @@ from benchmarks.row import COMPILED, EAGER, ENGINE, Row, not_run, timed, with_ra
 from benchmarks.table import table
 
 
-def row(backend: str, samples: list[float], stage: str = "chain", batch: int = 1) -> Row:
-    return timed(Row(case=f"{stage}-b{batch}-s64", stage=stage, backend=backend, batch=batch), samples)
+def row(engine: str, samples: list[float], stage: str = "chain", batch: int = 1) -> Row:
+    return timed(Row(case=f"{stage}-b{batch}-s64", stage=stage, engine=engine, batch=batch), [samples])
 
 
 def test_the_rate_counts_requests_not_batches() -> None:
@@ -31,7 +31,7 @@ def test_what_eager_does_not_do_has_no_ratio() -> None:
 
 
 def test_what_could_not_run_stays_in_the_table_with_its_reason_and_without_numbers() -> None:
-    missing = not_run(Row(case="chain-b1-s64", stage="chain", backend=COMPILED, batch=1), "no C++ compiler")
+    missing = not_run(Row(case="chain-b1-s64", stage="chain", engine=COMPILED, batch=1), "no C++ compiler")
     rows = with_ratios([row(EAGER, [10.0]), missing])
     assert rows[1].note == "not run: no C++ compiler"
     assert rows[1].p50_ms is rows[1].p50_vs_eager is rows[1].max_error is rows[1].requests_per_s is None
@@ -65,3 +65,11 @@ def report(rows: list[Row], load: float | None = 0.0, device: str = "cpu") -> di
         "versions": {"python": "3"}, "load_average": load,
     }  # fmt: skip
     return {"environment": environment, "rows": [asdict(r) for r in rows]}
+
+
+def test_the_spread_is_the_distance_between_the_rounds_over_the_median_of_all() -> None:
+    timed_row = timed(Row(case="c", stage="chain", engine=ENGINE, batch=1), [[9.0, 10.0, 30.0], [12.0], [10.0]])
+    assert (timed_row.samples, timed_row.rounds, timed_row.max_ms) == (5, 3, 30.0)
+    assert timed_row.p50_ms == 10
+    assert timed_row.spread == pytest.approx((12 - 10) / 10)
+    assert row(ENGINE, [1.0, 2.0]).spread is None
