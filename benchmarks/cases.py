@@ -1,12 +1,8 @@
-"""Times every case of a run: one process a backend, one after another, over one workload on disk."""
+"""Times every case of a run: one process an engine and round, one after another, over one workload on disk."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +13,17 @@ from benchmarks.environment import Environment, environment, usable_cores
 from benchmarks.errors import Answers, Error, errors, read_answers
 from benchmarks.gpu import Gpu, find_gpu
 from benchmarks.requests import random_requests, requests_of_file
+from benchmarks.roofline import Needed, with_roofline
+from benchmarks.rounds import Rounds, measure_apart
 from benchmarks.row import (
     BACKENDS,
     CHAIN,
     COMPILED,
     EAGER,
     GRAPHED,
-    KERNELS,
+    NEED_KERNELS,
+    OF_BUNDLE,
+    OPEN,
     RECOMMEND,
     RUNTIME,
     TOKENS,
@@ -33,7 +33,7 @@ from benchmarks.row import (
     with_ratios,
 )
 from benchmarks.source import checkpoint_of, source_of
-from benchmarks.worker import REFERENCE, ROUNDED, Measured
+from benchmarks.worker import REFERENCE, ROUNDED
 from benchmarks.workload import Job, Workload, in_batches
 from runtime.bundle import OpenBundle, open_bundle
 from runtime.errors import DeviceError, FeedError, OneRankerError, ParityError
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# PyTorch's OpenMP threads wait for each other at full speed by default: where one core is busy with something else,
-# eager PyTorch then takes 20 times as long. A short spin, then sleep, is the fair baseline; the runtime's do not spin.
-SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 SYNTHETIC_BATCHES = 4  # different ones, taken in turn
 
 
@@ -143,37 +140,52 @@ def _workload(context: _Context, requests: list[dict[str, Any]], batch: int) -> 
         smallest_history=max(SMALLEST_HISTORY, low),
         largest_history=high,
         kernels=None if settings.kernels is None else str(settings.kernels),
+        duration=settings.duration,
+        utilisation=settings.utilisation,
     )
     raw = in_batches(requests, batch)
     encoded = [encode_requests(requests, bundle.tokenizer, bundle.index, high) for requests in raw]
     return Workload(job, raw, encoded)
 
 
+def engines_of(settings: LatencySettings) -> list[str]:
+    """The engines of a run, in the order in which they take turns; eager PyTorch is always the first.
+
+    Those that were named, or the usual ones of the device.
+    """
+    if settings.engines:
+        return list(dict.fromkeys((EAGER, *settings.engines)))
+    left_out = () if settings.compiled else (COMPILED,)
+    without = () if settings.kernels is not None else NEED_KERNELS
+    usual = BACKENDS["cpu" if settings.device == "cpu" else "cuda"]
+    return [name for name in usual if name not in (*left_out, *without)]
+
+
 def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[str]]:
-    """All backends on one workload: the rows, and what is wrong with the runtime's answers."""
-    names = list(BACKENDS["cpu" if context.gpu is None else "cuda"])
-    if not context.settings.compiled:
-        names.remove(COMPILED)
-    if context.settings.kernels is None and KERNELS in names:
-        names.remove(KERNELS)
-    rows: list[Row] = []
+    """All engines on one workload, round after round: the rows, and what is wrong with the answers of the graphs."""
+    settings, batch = context.settings, workload.job.batch
+    names = engines_of(settings)
+    found: dict[str, Rounds] = {name: Rounds([]) for name in names}
+    apart: dict[str, dict[str, Error]] = {}
     failures: list[str] = []
     outputs = {name: [row.name for row in stage.outputs] for name, stage in context.bundle.manifest.stages.items()}
     with tempfile.TemporaryDirectory(prefix="oneranker-latency-") as temporary:
         folder = Path(temporary)
         workload.write(folder)
-        for name in names:
-            logger.info("%s, batch %d: process %d of %d", name, workload.job.batch, names.index(name) + 1, len(names))
-            measured = _measure_apart(folder, name)
-            found: dict[str, Error] = {}
-            if measured.not_run is None:
-                rounded, reference = _yardsticks(folder)
-                found = errors(read_answers(folder, name), rounded, reference, outputs)
-                if name in RUNTIME:
-                    failures += [f"{name}, batch {workload.job.batch}, {line}" for line in found[CHAIN].failures]
-            rows += _rows(context, workload, name, measured, found)
-    order = (*STAGES, CHAIN, TOKENS, RECOMMEND)
-    rows.sort(key=lambda row: order.index(row.stage))  # stable: the backends of a stage side by side
+        for turn in range(settings.rounds * len(names)):
+            name = names[turn % len(names)]
+            if found[name].not_run is not None:
+                continue
+            logger.info("%s, batch %d: process %d of %d", name, batch, turn + 1, settings.rounds * len(names))
+            found[name].found.append(measure_apart(folder, name))
+            if found[name].not_run is None and name not in apart:
+                apart[name] = errors(read_answers(folder, name), *_yardsticks(folder), outputs)
+                if name in OF_BUNDLE:
+                    failures += [f"{name}, batch {batch}, {line}" for line in apart[name][CHAIN].failures]
+    needed = found[EAGER].needed
+    rows = [row for name in names for row in _rows(context, workload, name, found[name], apart.get(name, {}), needed)]
+    order = (*STAGES, CHAIN, OPEN, TOKENS, RECOMMEND)
+    rows.sort(key=lambda row: order.index(row.stage))  # stable: the engines of a stage side by side
     return rows, failures
 
 
@@ -184,34 +196,27 @@ def _yardsticks(folder: Path) -> tuple[Answers, Answers]:
     return rounded, reference
 
 
-def _measure_apart(folder: Path, name: str) -> Measured:
-    """Run one backend's process to its end.
-
-    Raises:
-        OneRankerError: It failed; its own message has gone to stderr.
-    """
-    command = [sys.executable, "-m", "benchmarks.worker", str(folder), name]
-    done = subprocess.run(command, check=False, stdout=sys.stderr, env=SHORT_SPIN | os.environ)
-    answer = folder / f"{name}.json"
-    if done.returncode == 0 and answer.exists():
-        return Measured(**json.loads(answer.read_text(encoding="utf-8")))
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    if name in (COMPILED, GRAPHED):  # a baseline that dies must not take the others' numbers with it
-        return Measured(not_run=f"its process ended with {how}; see stderr")
-    failed = OneRankerError(f"{name}: its process ended with {how}, expected numbers. Its message stands above.")
-    failed.exit_code = max(done.returncode, 1) if done.returncode in (1, 3) else 1
-    raise failed
-
-
-def _rows(context: _Context, workload: Workload, name: str, measured: Measured, found: dict[str, Error]) -> list[Row]:
-    block = context.environment
+def _stages_of(name: str, rounds: Rounds) -> list[str]:
+    """The stages that an engine has rows of; where it could not run, those that say so."""
     stages = [CHAIN] if name == GRAPHED else [*STAGES, CHAIN]
     if name in RUNTIME:
         stages += [TOKENS, RECOMMEND]
+    return stages + ([OPEN] if rounds.not_run is None and rounds.samples_ms(OPEN) else [])
+
+
+def _rows(
+    context: _Context,
+    workload: Workload,
+    name: str,
+    rounds: Rounds,
+    found: dict[str, Error],
+    needed: dict[str, Needed],
+) -> list[Row]:
+    block, ceilings = context.environment, context.settings.ceilings
     padded = max(workload.padded(position) for position in range(len(workload.encoded)))
     sizes = f"b{workload.job.batch}-s{padded}-c{context.bundle.manifest.letters['C']}-n{block.items}"
     rows = []
-    for stage in stages:
+    for stage in _stages_of(name, rounds):
         row = Row(
             case=f"{stage}-{sizes}",
             stage=stage,
@@ -219,24 +224,30 @@ def _rows(context: _Context, workload: Workload, name: str, measured: Measured, 
             batch=workload.job.batch,
             threads=block.threads,
             device=block.device,
-            precision=measured.precision,
+            precision=rounds.precision,
             machine=block.machine,
             versions=block.versions,
             commit=block.commit,
         )
-        if measured.not_run is not None:
-            rows.append(not_run(row, measured.not_run))
+        if rounds.not_run is not None:
+            rows.append(not_run(row, rounds.not_run))
             continue
-        row = timed(row, [measured.samples_ms[stage]])
+        row = _measured(timed(row, rounds.samples_ms(stage)), rounds)
         if stage in found:
             row = replace(row, max_error=found[stage].max_error, allowed_error=found[stage].allowed)
-        seconds = {**measured.compile_s, CHAIN: sum(measured.compile_s.values())} if measured.compile_s else {}
-        rows.append(
-            replace(
-                row,
-                peak_memory_mib=measured.peak_memory_mib,
-                device_memory_mib=measured.device_memory_mib,
-                compile_s=seconds.get(stage),
-            )
-        )
+        rows.append(row if ceilings is None else with_roofline(row, needed, ceilings))
     return rows
+
+
+def _measured(row: Row, rounds: Rounds) -> Row:
+    """The row with what its engine's processes have told besides the times."""
+    seconds = rounds.compile_s
+    if row.stage == OPEN:
+        offered, answered = (row.batch * (rounds.mean(name) or 0.0) for name in ("offered_per_s", "answered_per_s"))
+        row = replace(row, offered_per_s=offered, requests_per_s=answered)
+    return replace(
+        row,
+        peak_memory_mib=rounds.most("peak_memory_mib"),
+        device_memory_mib=rounds.most("device_memory_mib"),
+        compile_s=sum(seconds.values()) if seconds and row.stage == CHAIN else seconds.get(row.stage),
+    )

@@ -40,8 +40,8 @@ class Yardsticks:
         manifest = Manifest.read(job.folder)
         self._manifest = manifest
         self.workload = _workload(job, manifest)
-        self._reference = TorchBackend(self.workload, compiled=False)
-        self._plain = TorchBackend(self.workload, compiled=False, in_bundle_precision=True)
+        self._reference = TorchBackend(self.workload)
+        self._plain = TorchBackend(self.workload, precision=self.workload.precision)
         self._device = torch.device(self.workload.job.device)
 
     @property

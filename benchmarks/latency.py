@@ -9,9 +9,11 @@ reading the candidates and scores. Out: raw events to tokens and scores to named
 for the runtime ("tokens", "recommend"); loading; item tables and static masks, made once. All backends get the same
 tokens, padded to the same length. A batch's latency is the latency of each of its requests.
 
-How: every (backend, case) in a process of its own, one after another, with the same number of threads; every shape is
-run once, then --warmup rounds are thrown away, then --iterations rounds are timed by perf_counter with the garbage
-collector off. torch.compile runs stage by stage in its default mode with static shapes; its compile time is told apart,
+How: every (engine, case) in a process of its own, one after another, with the same number of threads; every shape is
+run once, then --warmup batches are thrown away, then --iterations batches are timed by perf_counter with the garbage
+collector off, more of them until --duration is over. With --rounds the engines take turns again and again; the spread
+between the rounds tells what a difference is worth. With --utilisation requests then arrive by chance (Poisson).
+torch.compile runs stage by stage in its default mode with static shapes; its compile time is told apart,
 and is short where torch finds its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
 (GOMP_SPINCOUNT, unless you set it): with libgomp's default one busy core makes eager PyTorch 20 times slower. Peak
 memory is that of the backend's whole process.
@@ -33,11 +35,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ceilings import Ceilings, ceilings_apart
+from benchmarks.environment import usable_cores
 from benchmarks.gpu import ordinal_of
+from benchmarks.row import BACKENDS, CPU_ENGINES, NEED_KERNELS
 from benchmarks.table import table
 from runtime.errors import OneRankerError
 
@@ -63,11 +68,17 @@ class LatencySettings:
     out: Path | None = None
     compiled: bool = True
     device: str = "cpu"  # or "cuda", "cuda:N"
-    kernels: Path | None = None  # liboneranker_kernels.so: one backend more on the CPU
+    kernels: Path | None = None  # liboneranker_kernels.so: one engine more on the CPU
+    engines: tuple[str, ...] = ()  # beside eager PyTorch; none: the usual ones of the device
+    rounds: int = 1  # processes an engine, in turn with the others
+    duration: float = 0.0  # seconds
+    utilisation: float = 0.0  # of an open loop after the closed one; 0: none
+    ceilings: Ceilings | None = None  # of this machine with as many threads, for the share of the roofline
 
     def __post_init__(self) -> None:
         least = {"--iterations": (self.iterations, 1), "--warmup": (self.warmup, 0), "--threads": (self.threads, 1)}
         least |= {"--history": (self.history, 3)} | {"--batch": (min(self.batch, default=0), 1)}
+        least |= {"--rounds": (self.rounds, 1)}
         for flag, (value, lowest) in least.items():
             if value is not None and value < lowest:
                 raise ValueError(f"{flag}: got {value}, expected at least {lowest}")
@@ -75,8 +86,22 @@ class LatencySettings:
             ordinal_of(self.device)
             if self.kernels is not None:
                 raise ValueError(f"--kernels: got a file beside --device {self.device}, expected cpu; leave it out")
+        if self.duration < 0 or not 0 <= self.utilisation < 1:
+            raise ValueError(
+                f"--duration, --utilisation: got {self.duration:g}, {self.utilisation:g}, expected seconds from 0 on "
+                "and a share from 0 to below 1"
+            )
+        self._check_engines()
         if self.history is not None and self.requests is not None:
             raise ValueError("--history: got a number beside --requests, whose own histories are used; leave it out")
+
+    def _check_engines(self) -> None:
+        known = CPU_ENGINES if self.device == "cpu" else BACKENDS["cuda"]
+        if wrong := [name for name in self.engines if name not in known]:
+            raise ValueError(f"--engine: got {wrong[0]!r} with --device {self.device}, expected {', '.join(known)}")
+        need = [name for name in self.engines if name in NEED_KERNELS]
+        if need and self.kernels is None:
+            raise ValueError(f"--engine: got {need[0]}, which needs --kernels; name the library of `make cpp`")
 
 
 DEFAULT = LatencySettings(bundle=Path("bundle"))
@@ -88,13 +113,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     named = vars(parser.parse_args(words))
     named["batch"] = tuple(dict.fromkeys(named["batch"] or DEFAULT.batch))
+    named["engines"] = tuple(named["engines"] or ())
+    roofline = named.pop("roofline")
     try:
         settings = LatencySettings(**named)
+        if roofline and settings.device != "cpu":
+            raise ValueError(f"--roofline: got it with --device {settings.device}, expected cpu; leave it out")
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("benchmarks").setLevel(logging.INFO)
     try:
+        if roofline:
+            settings = replace(settings, ceilings=ceilings_apart(settings.threads or usable_cores()))
         report, wrong = run(settings, words)
         line = json.dumps(report)
         if settings.out is not None:
@@ -151,6 +182,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FILE", help="append the JSON line to this file")
     add("--device", default=DEFAULT.device, metavar="cpu|cuda|cuda:N", help="of every backend (default: %(default)s)")
     add("--kernels", type=Path, metavar="FILE", help="liboneranker_kernels.so of `make cpp`: the runtime with it, too")
+    add("--engine", action="append", dest="engines", metavar="NAME",
+        help=f"beside eager PyTorch, may be given again: on the CPU {', '.join(CPU_ENGINES)}")  # fmt: skip
+    add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine, in turn (default: %(default)s)")
+    add("--duration", type=float, default=DEFAULT.duration, metavar="S", help="seconds to time at least")
+    add("--utilisation", type=float, default=DEFAULT.utilisation, metavar="SHARE",
+        help="then an open loop: Poisson arrivals at this share of the closed loop's rate")  # fmt: skip
+    add("--roofline", action="store_true", help="measure GEMM and copy first; rows get their share of these ceilings")
     add("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out: it takes a minute")
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import resource
 import sys
 import time
@@ -65,12 +66,15 @@ def measure(
     *,
     iterations: int,
     warmup: int,
+    duration: float = 0.0,
     total: str | None = None,
     clock: Clock = time.perf_counter,
     settle: Settle | None = None,
     progress: Progress = iter,
 ) -> dict[str, list[float]]:
     """Call `run` with the iteration's number and its laps; warm-up rounds come first and are not kept.
+
+    It goes on until both `iterations` and `duration`, in seconds, are reached, as trtexec does.
 
     Returns:
         Span name -> samples in milliseconds; `total` names the sum of an iteration's laps.
@@ -79,12 +83,20 @@ def measure(
         run(iteration, Laps(clock, settle))
     laps = Laps(clock, settle)
     with garbage_collector_off():
-        for iteration in progress(range(iterations)):
+        for iteration in progress(_iterations(iterations, duration, clock)):
             laps.begin()
             run(iteration, laps)
             if total is not None:
                 laps.end(total)
     return laps.samples_ms
+
+
+def _iterations(least: int, duration: float, clock: Clock) -> Iterable[int]:
+    """Numbers from 0 on, at least so many and for at least so long."""
+    if not duration:
+        return range(least)
+    begin = clock()
+    return itertools.takewhile(lambda number: number < least or clock() - begin < duration, itertools.count())
 
 
 @contextmanager

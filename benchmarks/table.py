@@ -39,10 +39,10 @@ def _footnotes(rows: list[Mapping[str, Any]], environment: Mapping[str, Any]) ->
     adds = "its stages add up to it, not their percentiles"
     if environment["device"] != "cpu":
         adds = "timed in one piece, its stages in another pass that waits after each"
-    lines = [f"chain = tokens to scores, the same work for every backend; {adds}."]
+    lines = [f"chain = tokens to scores, the same work for every engine; {adds}."]
     if any(row["stage"] in (TOKENS, RECOMMEND) for row in rows):
         lines.append("tokens = raw events to tokens; recommend = raw events to named items, the whole runtime.")
-    lines.append("MiB = most host memory of the backend's whole process; max error = against eager PyTorch in fp32.")
+    lines.append("MiB = most host memory of the engine's whole process; max error = against eager PyTorch in fp32.")
     seconds = {
         (row["engine"], row["case"]): row["compile_s"]
         for row in rows
@@ -51,7 +51,7 @@ def _footnotes(rows: list[Mapping[str, Any]], environment: Mapping[str, Any]) ->
     lines += [
         f"{name} took {value:.1f} s before {case}, in no number above." for (name, case), value in seconds.items()
     ]
-    lines += dict.fromkeys(f"{row['backend']} {row['note']}" for row in rows if row["note"])
+    lines += dict.fromkeys(f"{row['engine']} {row['note']}" for row in rows if row["note"])
     load = environment["load_average"]
     if load is not None and load > BUSY * environment["cores"]:
         lines.append(

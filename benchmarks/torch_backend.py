@@ -1,19 +1,22 @@
-"""The baselines: the same stages of the same weights in PyTorch, eager or through torch.compile, on CPU or GPU."""
+"""The baselines: the same stages of the same weights in PyTorch, eager or compiled, in any precision, on CPU or GPU."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.backend import Array, NotRunError, Work
 from benchmarks.measure import Laps
 from benchmarks.source import source_of
+from benchmarks.torch_aoti import AotiStage
 from benchmarks.workload import Workload
 from export.precision import in_precision
 from export.settings import Precision, Profile
@@ -30,12 +33,20 @@ Named = dict[str, Tensor]
 RESULTS = ("candidate_items", "candidate_logp", "candidate_head", "candidate_count", "scores")  # read by the host
 
 
+class How(StrEnum):
+    """How PyTorch runs a stage."""
+
+    EAGER = "eager PyTorch"
+    COMPILE = "torch.compile"
+    AOTI = "AOTInductor"
+
+
 class TorchBackend:
     """A model with its item tables and masks made once, as the runtime does; every call in inference mode."""
 
     staged = True
 
-    def __init__(self, workload: Workload, *, compiled: bool, in_bundle_precision: bool = False) -> None:
+    def __init__(self, workload: Workload, *, how: How = How.EAGER, precision: str = "fp32") -> None:
         job = workload.job
         torch.set_num_threads(job.threads)
         bundle, manifest = Path(job.bundle), Manifest.read(job.bundle)
@@ -44,15 +55,16 @@ class TorchBackend:
             torch.cuda.set_device(self._device)
         checkpoint = None if job.checkpoint is None else Path(job.checkpoint)
         source = source_of(bundle, manifest, checkpoint)
-        precision = Precision(manifest.precision) if in_bundle_precision else Precision.FP32
-        model = in_precision(source.model, precision)
-        self.precision = precision.value
+        model = _in_precision(source.model, precision)
+        self.precision = precision
+        self.config = model.config
         self._model = model
         self._workload = workload
-        self._compiled = compiled
+        self._how = how
+        self._compiled = how is not How.EAGER
         self._listed = source.catalogue.listed
-        self._specs = stage_specs(model.config, precision)
-        self._stages = {name: _stage(model, spec, compiled) for name, spec in self._specs.items()}
+        self._specs = stage_specs(model.config, Precision.FP32)  # for their names
+        self._stages = {name: _stage(model, spec, how, Path(job.folder)) for name, spec in self._specs.items()}
         with torch.inference_mode():
             self._index = self._placed(index_tensors(model, source.catalogue))
             self._largest = self._placed(
@@ -72,11 +84,11 @@ class TorchBackend:
             laps = Laps()
             laps.begin()
             try:
-                self.chain(position, laps if not self._compiled else _Told(laps))
+                self.chain(position, laps if not self._compiled else _Told(laps, self._how.value))
             except Exception as error:
                 if not self._compiled:
                     raise
-                raise NotRunError(reason_of(error)) from error
+                raise NotRunError(reason_of(error, self._how.value)) from error
             for name, samples in laps.samples_ms.items():
                 seconds[name] += samples[0] / 1e3
         return seconds if self._compiled else {}
@@ -98,6 +110,19 @@ class TorchBackend:
         answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
         return {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
 
+    def boundary(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Stage -> the names of its inputs and outputs, in order."""
+        return {
+            name: ([row.name for row in spec.inputs], [row.name for row in spec.outputs])
+            for name, spec in self._specs.items()
+        }
+
+    def weights(self, stage: str) -> int:
+        """How many numbers the stage's own weights are, without embedding tables, of which a batch reads few rows."""
+        module = getattr(self._model, stage)
+        rows = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
+        return sum(part.numel() for part in module.parameters() if id(part) not in rows)
+
     def keep(self, tensors: Named) -> None:
         """Read the answer to the host, as a server must; the rest stays where it is until `outputs`."""
         self._tensors = tensors | {name: tensors[name].cpu() for name in RESULTS}
@@ -112,7 +137,7 @@ class TorchBackend:
 
     def outputs(self) -> Mapping[str, Array]:
         rows = [row for spec in self._specs.values() for row in spec.outputs]
-        return {row.name: self._tensors[row.name].cpu().numpy() for row in rows}
+        return {row.name: _array(self._tensors[row.name].cpu()) for row in rows}
 
     def tokens(self, position: int) -> Named:
         """Tokens side by side with their history mask, on the host."""
@@ -167,8 +192,9 @@ class TorchBackend:
 class _Told(Laps):
     """Says on stderr which stage has been compiled: that takes much longer than two seconds."""
 
-    def __init__(self, laps: Laps) -> None:
+    def __init__(self, laps: Laps, what: str) -> None:
         super().__init__()
+        self._what = what
         self.samples_ms = laps.samples_ms
         self._told = time.perf_counter()
         self._count = 0
@@ -178,16 +204,31 @@ class _Told(Laps):
         super().lap(name)
         self._count += 1
         seconds = time.perf_counter() - self._told
-        logger.info("torch.compile: %s ready after %.0f s, %d of %d stages", name, seconds, self._count, len(STAGES))
+        logger.info("%s: %s ready after %.0f s, %d of %d stages", self._what, name, seconds, self._count, len(STAGES))
 
 
-def _stage(model: OneRanker, spec: StageSpec, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
+def _stage(model: OneRanker, spec: StageSpec, how: How, folder: Path) -> Callable[..., tuple[Tensor, ...]]:
     """One stage as a callable over the tensors of its spec, in order."""
     module = StageModule(model, spec)
-    return torch.compile(module, dynamic=False) if compiled else module  # mode: torch's default
+    if how is How.COMPILE:
+        return torch.compile(module, dynamic=False)  # mode: torch's default
+    return AotiStage(module, folder, spec.name) if how is How.AOTI else module
 
 
-def reason_of(error: BaseException, what: str = "torch.compile") -> str:
+def _in_precision(model: OneRanker, precision: str) -> OneRanker:
+    """As a bundle has it; in bf16, which no bundle has, all weights are cast and the fp32 islands of the code stay."""
+    if precision == "bf16":
+        return copy.deepcopy(model).to(torch.bfloat16)
+    return in_precision(model, Precision(precision))
+
+
+def _array(tensor: Tensor) -> Array:
+    """A tensor of the host as numpy has it, which knows no bf16."""
+    array: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def reason_of(error: BaseException, what: str = How.COMPILE.value) -> str:
     """The first line of the innermost error: torch wraps a missing compiler several times."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -25,7 +25,7 @@ class GraphBackend:
     staged = False
 
     def __init__(self, workload: Workload) -> None:
-        self._eager = TorchBackend(workload, compiled=False, in_bundle_precision=True)
+        self._eager = TorchBackend(workload, precision=workload.precision)
         self._device = torch.device(workload.job.device)
         self._captured: dict[Shapes, _Captured] = {}
         self.precision = self._eager.precision

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from benchmarks.cases import SHORT_SPIN
 from benchmarks.environment import ROOT
+from benchmarks.rounds import SHORT_SPIN
 from benchmarks.turn_worker import PYTHON
 from runtime.errors import BuildError, OneRankerError, ParityError
 

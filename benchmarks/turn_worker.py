@@ -52,7 +52,7 @@ class EagerServer:
             [[]],
             [[]],
         )  # fmt: skip
-        self._backend = TorchBackend(self._workload, compiled=False)
+        self._backend = TorchBackend(self._workload)
 
     def encode(self, requests: Sequence[Request]) -> Any:
         return encode_requests(requests, self._tokenizer, self._index, self._high)

@@ -24,7 +24,22 @@ from tqdm import tqdm
 from benchmarks.backend import Array, Backend, NotRunError, Work, as_float
 from benchmarks.gpu import memory_taken_mib, settle_of
 from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib
-from benchmarks.row import CHAIN, COMPILED, EAGER, GRAPHED, RUNTIME
+from benchmarks.open_loop import open_loop
+from benchmarks.roofline import Needed
+from benchmarks.row import (
+    AOTI,
+    CHAIN,
+    COMPILED,
+    COMPILED_BF16,
+    EAGER,
+    EAGER_BF16,
+    GRAPHED,
+    KERNELS_RECOMPUTE,
+    NAIVE,
+    OPEN,
+    RECOMPUTE,
+    RUNTIME,
+)
 from benchmarks.workload import Workload
 from runtime.errors import DeviceError, OneRankerError
 
@@ -41,6 +56,9 @@ class Measured:
 
     samples_ms: dict[str, list[float]] = field(default_factory=dict)
     compile_s: dict[str, float] = field(default_factory=dict)
+    needed: dict[str, dict[str, float]] = field(default_factory=dict)  # stage -> Needed; eager PyTorch alone says it
+    offered_per_s: float | None = None  # open loop, batches
+    answered_per_s: float | None = None
     peak_memory_mib: float | None = None
     device_memory_mib: float | None = None
     precision: str = ""
@@ -81,6 +99,8 @@ def work(folder: Path, name: str) -> None:
         if taken is not None:
             measured.device_memory_mib = (memory_taken_mib(device) or 0.0) - taken
         save_file(_answers(backend, workload), folder / f"{name}.safetensors")
+        if name == EAGER:
+            measured.needed = _needed(backend)
     (folder / f"{name}.json").write_text(json.dumps(asdict(measured)), encoding="utf-8")
     if name == EAGER:
         _write_other_precision(folder, workload)
@@ -88,18 +108,25 @@ def work(folder: Path, name: str) -> None:
 
 def load_backend(name: str, workload: Workload) -> Backend:
     """One backend, its library imported only now."""
-    if name in RUNTIME:
+    if name in (*RUNTIME, RECOMPUTE, KERNELS_RECOMPUTE):
         from benchmarks.runtime_backend import RuntimeBackend
 
         return RuntimeBackend(workload, name)
+    if name == NAIVE:
+        from benchmarks.host_copies_backend import HostCopiesBackend
+
+        return HostCopiesBackend(workload)
     if name == GRAPHED:
         from benchmarks.torch_graph import GraphBackend
 
         return GraphBackend(workload)
-    from benchmarks.torch_backend import TorchBackend
+    from benchmarks.torch_backend import How, TorchBackend
 
+    how = {COMPILED: How.COMPILE, COMPILED_BF16: How.COMPILE, AOTI: How.AOTI}.get(name, How.EAGER)
+    if name in (EAGER_BF16, COMPILED_BF16):
+        return TorchBackend(workload, how=how, precision="bf16")
     on_gpu = workload.job.device != "cpu"  # where half precision is what everybody serves in
-    return TorchBackend(workload, compiled=name == COMPILED, in_bundle_precision=on_gpu)
+    return TorchBackend(workload, how=how, precision=workload.precision if on_gpu else "fp32")
 
 
 def _started(name: str, device: str) -> float | None:
@@ -126,7 +153,15 @@ def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
         def run(iteration: int, laps: Laps) -> None:
             do(iteration % batches, laps)
 
-        return measure(run, iterations=job.iterations, warmup=job.warmup, total=total, settle=settle, progress=bar)
+        return measure(
+            run,
+            iterations=job.iterations,
+            warmup=job.warmup,
+            duration=job.duration,
+            total=total,
+            settle=settle,
+            progress=bar,
+        )
 
     def whole(position: int, laps: Laps) -> None:
         backend.chain(position, Unsplit())
@@ -140,7 +175,28 @@ def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
             samples |= timed("stage by stage", backend.chain)
     for what, do in backend.extras().items():
         samples |= timed(what, do)
-    return Measured(samples_ms=samples)
+    measured = Measured(samples_ms=samples)
+    if job.utilisation:
+        _add_open_loop(measured, whole, workload, name)
+    return measured
+
+
+def _add_open_loop(measured: Measured, do: Work, workload: Workload, name: str) -> None:
+    """As many batches as the closed loop had, arriving by chance at a share of the rate that it reached."""
+    closed = measured.samples_ms[CHAIN]
+    rate = workload.job.utilisation * len(closed) / (sum(closed) / 1e3)
+    batches = len(workload.encoded)
+    logger.info("%s: open loop, %d batches at %.1f a second", name, len(closed), rate)
+    found = open_loop(lambda number: do(number % batches, Laps()), len(closed), rate)
+    measured.samples_ms[OPEN] = found.samples_ms
+    measured.offered_per_s, measured.answered_per_s = rate, found.answered_per_s
+
+
+def _needed(backend: Backend) -> dict[str, dict[str, float]]:
+    from benchmarks.torch_work import needed_work
+
+    needed: dict[str, Needed] = needed_work(backend, 0)
+    return {stage: asdict(work) for stage, work in needed.items()}
 
 
 def _answers(backend: Backend, workload: Workload) -> dict[str, Array]:
@@ -163,7 +219,7 @@ def _write_other_precision(folder: Path, workload: Workload) -> None:
 
         on_cpu = workload.job.device == "cpu"
         logger.info("eager PyTorch in %s, for the parity rule; not timed", precision if on_cpu else "fp32")
-        plain = TorchBackend(workload, compiled=False, in_bundle_precision=on_cpu)
+        plain = TorchBackend(workload, precision=precision if on_cpu else "fp32")
         save_file(_answers(plain, workload), folder / f"{ROUNDED if on_cpu else REFERENCE}.safetensors")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from oneranker.tokens import Tokens
 from runtime.item_tables import ItemFilter
+from runtime.manifest import Manifest
 from runtime.requests import EncodedRequest, bucket
 
 JOB_FILE, REQUESTS_FILE, TOKENS_FILE = "job.json", "requests.json", "tokens.safetensors"
@@ -32,7 +33,10 @@ class Job:
     device: str  # "cpu" or "cuda:N"
     smallest_history: int  # S is padded as the runtime pads it: to powers of two from here on
     largest_history: int
+    folder: str = ""  # of this job: what one round compiles, the next one finds here
     kernels: str | None = None  # library of kernels for the CPU
+    duration: float = 0.0  # seconds of timing at least
+    utilisation: float = 0.0  # open loop: share of the closed loop's rate at which requests arrive; 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,14 @@ class Workload:
         longest = max(len(request.tokens.token_kind) for request in self.encoded[position])
         return bucket(longest, self.job.smallest_history, self.job.largest_history)
 
+    @property
+    def precision(self) -> str:
+        """Of the bundle."""
+        return Manifest.read(self.job.bundle).precision
+
     def write(self, folder: Path) -> None:
-        (folder / JOB_FILE).write_text(json.dumps(asdict(self.job)), encoding="utf-8")
+        job = replace(self.job, folder=str(folder))
+        (folder / JOB_FILE).write_text(json.dumps(asdict(job)), encoding="utf-8")
         (folder / REQUESTS_FILE).write_text(json.dumps(self.raw), encoding="utf-8")
         save_file(dict(_arrays(self.encoded)), folder / TOKENS_FILE)
 

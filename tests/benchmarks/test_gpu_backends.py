@@ -162,7 +162,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
 def test_a_captured_forward_answers_every_batch_as_eager_pytorch_does(
     workload: Workload, captured: list[FakeGraph]
 ) -> None:
-    eager, graph = TorchBackend(workload, compiled=False, in_bundle_precision=True), GraphBackend(workload)
+    eager, graph = TorchBackend(workload, precision=workload.precision), GraphBackend(workload)
     assert graph.prepare(workload)[STAGES[0]] > 0
     assert len(captured) == 3, "two lengths, and the batch with a filter has another shape"
     for position in (0, 1, 2, 0):

@@ -1,0 +1,80 @@
+"""Runs one engine's process once a round and gathers what the rounds have found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.roofline import Needed
+from benchmarks.row import BASELINES
+from benchmarks.worker import Measured
+from runtime.errors import OneRankerError
+
+# PyTorch's OpenMP threads wait for each other at full speed by default: where one core is busy with something else,
+# eager PyTorch then takes 20 times as long. A short spin, then sleep, is the fair baseline; the runtime's do not spin.
+SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """One engine's rounds of one case, in order; if one could not run, none counts."""
+
+    found: list[Measured]
+
+    @property
+    def not_run(self) -> str | None:
+        """Why there are no numbers."""
+        return next((one.not_run for one in self.found if one.not_run is not None), None)
+
+    @property
+    def precision(self) -> str:
+        return self.found[0].precision
+
+    @property
+    def needed(self) -> dict[str, Needed]:
+        """What each stage must at least do; of eager PyTorch alone."""
+        return {stage: Needed(**work) for stage, work in self.found[0].needed.items()}
+
+    @property
+    def compile_s(self) -> dict[str, float]:
+        """Of the first round: the later ones find its work on disk."""
+        return self.found[0].compile_s
+
+    def samples_ms(self, stage: str) -> list[list[float]]:
+        """Of every round; none where this engine does not run the stage."""
+        return [one.samples_ms[stage] for one in self.found if stage in one.samples_ms]
+
+    def most(self, name: str) -> float | None:
+        """The largest of the rounds' numbers, such as peak_memory_mib."""
+        values: list[float | None] = [getattr(one, name) for one in self.found]
+        return None if None in values else max(value for value in values if value is not None)
+
+    def mean(self, name: str) -> float | None:
+        """The mean of the rounds' numbers, such as offered_per_s."""
+        values: Sequence[float | None] = [getattr(one, name) for one in self.found]
+        numbers = [value for value in values if value is not None]
+        return sum(numbers) / len(numbers) if numbers else None
+
+
+def measure_apart(folder: Path, name: str) -> Measured:
+    """Run one engine's process to its end.
+
+    Raises:
+        OneRankerError: It failed; its own message has gone to stderr.
+    """
+    command = [sys.executable, "-m", "benchmarks.worker", str(folder), name]
+    done = subprocess.run(command, check=False, stdout=sys.stderr, env=SHORT_SPIN | os.environ)
+    answer = folder / f"{name}.json"
+    if done.returncode == 0 and answer.exists():
+        return Measured(**json.loads(answer.read_text(encoding="utf-8")))
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    if name in BASELINES:  # one that dies must not take the others' numbers with it
+        return Measured(not_run=f"its process ended with {how}; see stderr")
+    failed = OneRankerError(f"{name}: its process ended with {how}, expected numbers. Its message stands above.")
+    failed.exit_code = max(done.returncode, 1) if done.returncode in (1, 3) else 1
+    raise failed
