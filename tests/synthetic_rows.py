@@ -62,9 +62,7 @@ def row_set(
     rows = [*with_ratios(rows), timed(open_row, [[11.0, 12.0, 30.0]] * 5)]
     rows.append(not_run(_row(CHAIN, "pytorch-compile"), "no <compiler> & no hope"))
     retrieval = [_retrieval(items, 3.0 + items / 1e6) for items in (1000, 100_000)]
-    retrieval.append(
-        {**dict.fromkeys(retrieval[0]), "case": "b1-w8-n100000", "engine": "dense", "note": "not run: big"}
-    )
+    retrieval.append({**dict.fromkeys(retrieval[0]), "case": "dense-n100000", "engine": ENGINE, "note": "not run: big"})
     return RowSet({**RUN, **(run or {})}, rows, retrieval, derived(rows, retrieval))
 
 
@@ -77,7 +75,7 @@ def _row(stage: str, engine: str) -> Row:
 
 def _retrieval(items: int, p50_ms: float) -> dict[str, Any]:
     return {
-        "case": f"b1-w8-n{items}", "engine": "trie", "p50_ms": p50_ms, "p90_ms": p50_ms * 1.1, "p99_ms": p50_ms * 1.5,
+        "case": f"trie-n{items}", "engine": ENGINE, "p50_ms": p50_ms, "p90_ms": p50_ms * 1.1, "p99_ms": p50_ms * 1.5,
         "samples": 20, "peak_memory_mib": 50.0 + items / 1e4, "recall_at_c": 0.91, "recall_at_10": 0.95,
         "index_build_s": 0.5, "index_bytes": 100 * items, "bytes_per_item": 99.5, "swap_s": 0.25, "beams": 8,
         "note": "",
