@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.device import Device, GraphCounts
 from runtime.device_feed import run_on_device
-from runtime.errors import BundleError, DeviceError, OneRankerError
+from runtime.errors import BundleError, DeviceError, OneRankerError, UsageError
 from runtime.memory import address
 from runtime.onnx_cuda import CudaBinding, Placement, open_session
 from runtime.stage import Array, Binding, Feed, Tensors, TensorSpec, check_binding, check_feed, parse_dim
@@ -98,26 +98,32 @@ class OnnxStage:
         threads: int | None = None,
         graphs: bool = False,
         kernels: Path | None = None,
+        profile: Path | None = None,
     ) -> Self:
         """Open a graph on the host (no `device`) or on a CUDA device, there with captured CUDA graphs if asked for.
 
         `kernels` is a library of custom operators for the host; they take the place of function bodies in the graph.
+        With `profile`, the start of a file's path, ONNX Runtime times every node on the host, which costs time itself;
+        `end_profiling` gives the file.
 
         Raises:
             BundleError: If the graph cannot be read, or its inputs and outputs are not the manifest's.
             DeviceError: If ONNX Runtime or the device is not here, or cannot do what was asked for.
         """
-        if device is not None:
+        if device is not None and profile is None:
             session, placement = open_session(name, path, device, _settings(threads), graphs=graphs)
             return cls(name, session, inputs, outputs, device=device, placement=placement, graphs=graphs)
-        if graphs:
-            raise DeviceError(f"{name}: CUDA graphs were asked for on the host, expected a device. Ask for none.")
+        if graphs or device is not None:
+            asked = "CUDA graphs were asked for on the host" if graphs else "a profile was asked for on a device"
+            raise DeviceError(f"{name}: {asked}, expected it the other way round. Ask for none.")
         provider = provider_of("cpu")
         import onnxruntime
 
         settings = _settings(threads)
         if kernels is not None:
             _register(settings, kernels)
+        if profile is not None:
+            settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
         try:
             session = onnxruntime.InferenceSession(str(path), settings, [provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -152,6 +158,17 @@ class OnnxStage:
         outputs = {spec.name: np.empty(spec.sized(letters), spec.numpy_dtype) for spec in self.outputs}
         self.bind(feed, outputs).run()
         return outputs
+
+    def end_profiling(self) -> Path:
+        """Stop timing the nodes: the file with what was timed.
+
+        Raises:
+            UsageError: The stage was not loaded with `profile`.
+        """
+        path = self._session.end_profiling()
+        if not path:
+            raise UsageError(f"{self.name}: got no timed nodes, expected a stage that is loaded with profile=PATH.")
+        return Path(path)
 
     def close(self) -> None:
         self._session = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError
+from runtime.errors import BundleError, DeviceError, FeedError, OneRankerError, UsageError
 from runtime.memory import address
 from runtime.onnx_stage import OnnxStage, provider_of
 from runtime.stage import TensorSpec
@@ -133,3 +134,20 @@ def test_a_session_on_another_provider_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["OtherExecutionProvider"])
     with pytest.raises(DeviceError, match="the session runs on OtherExecutionProvider, expected CPUExecutionProvider"):
         load(tmp_path)
+
+
+def test_a_stage_loaded_with_a_profile_says_which_nodes_each_run_had(tmp_path: Path) -> None:
+    stage = load(tmp_path, profile=tmp_path / "nodes")
+    for _ in range(3):
+        stage.run(feed())
+    path = stage.end_profiling()
+    assert path.name.startswith("nodes")
+    operators = [event["args"]["op_name"] for event in json.loads(path.read_text()) if event["cat"] == "Node"]
+    assert sorted(operators) == ["Add"] * 3 + ["Shape"] * 3
+
+
+def test_nodes_are_timed_only_when_asked_for_and_only_on_the_host(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="adder: got no timed nodes, expected a stage that is loaded with profile"):
+        load(tmp_path).end_profiling()
+    with pytest.raises(DeviceError, match="adder: a profile was asked for on a device"):
+        load(tmp_path, profile=tmp_path / "nodes", device=object())
