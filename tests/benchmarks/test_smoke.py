@@ -1,0 +1,144 @@
+"""The guard times the smallest committed case, compares ratios alone, and believes what is worse every time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_rows import RUN, row_set
+
+from benchmarks import smoke
+from benchmarks.latency import LatencySettings
+from benchmarks.row import CHAIN, EAGER, ENGINE, KERNELS
+from benchmarks.row_set import RowSet
+from benchmarks.smoke import main, smallest_sizes
+from export.settings import BuildSettings
+from runtime.errors import OneRankerError
+
+Run = Callable[[LatencySettings], tuple[dict[str, Any], None]]
+
+
+def report(factor: dict[str, float], seed: int) -> dict[str, Any]:
+    """As `benchmarks.latency.run` makes it, on a machine three times as slow."""
+    environment = {**RUN, "processor": "Other CPU", "cores": 8}
+    everything = {engine: 3.0 * factor.get(engine, 1.0) for engine in (EAGER, ENGINE, KERNELS)}
+    rows = [row for row in row_set(seed, everything).rows if row.engine in everything and row.stage == CHAIN]
+    return {"environment": environment, "rows": [{**asdict(row), "case": row.case[len("demo-") :]} for row in rows]}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was built and timed; nothing really is."""
+    found: list[Any] = []
+    monkeypatch.setattr(smoke, "build_bundle", found.append)
+    monkeypatch.setattr(smoke, "usable_cores", lambda: 8)
+    return found
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, seen: list[Any], factors: Sequence[float]) -> None:
+    """The kernels slowed by one factor after the other."""
+    left = list(factors)
+
+    def run(settings: LatencySettings) -> tuple[dict[str, Any], None]:
+        seen.append(settings)
+        return report({KERNELS: left.pop(0)}, seed=len(left) + 77), None
+
+    monkeypatch.setattr(smoke, "run_latency", run)
+
+
+@pytest.mark.parametrize(
+    ("factors", "code"),
+    [([1.0], 0), ([0.5], 0), ([1.6, 1.0], 0), ([1.6, 1.6], 1)],
+    ids=["same", "faster", "once", "twice"],
+)
+def test_only_a_ratio_that_is_worse_every_time_fails_and_a_slow_machine_does_not(
+    factors: list[float],
+    code: int,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row_set(1).write(tmp_path / "committed.jsonl")
+    planted(monkeypatch, seen, factors)
+    assert main(["--against", str(tmp_path / "committed.jsonl"), "--kernels", "kernels.so"]) == code
+    told = capsys.readouterr().out
+    line = json.loads(told.splitlines()[-1])
+    assert line["worse_every_time"] == ([[f"demo-{CHAIN}-b1-s64-c32-n1000", KERNELS]] if code else [])
+    assert len([one for one in seen if isinstance(one, LatencySettings)]) == len(factors)
+    assert {change["quantity"] for change in line["changes"]} == {"p50_vs_eager"}
+    assert line["only_old"] == []
+
+
+def test_the_case_is_built_and_timed_at_the_committed_sizes(
+    seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_set(1).write(tmp_path / "committed.jsonl")
+    planted(monkeypatch, seen, [1.0])
+    out = tmp_path / "new.jsonl"
+    assert main(["--against", str(tmp_path / "committed.jsonl"), "--kernels", "k.so", "--out", str(out)]) == 0
+    built, timed = seen
+    assert isinstance(built, BuildSettings)
+    assert (built.preset, built.items, built.precision.value, built.engine.value) == ("demo", 1000, "fp32", "none")
+    assert (timed.bundle, timed.batch, timed.history, timed.threads) == (built.out, (1,), 64, RUN["threads"])
+    assert set(timed.engines) == {EAGER, ENGINE, KERNELS}
+    assert {row.case for row in RowSet.read(out).rows} == {f"demo-{CHAIN}-b1-s64-c32-n1000"}
+
+
+def test_without_the_kernels_they_are_left_out_with_a_word(
+    seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    row_set(1).write(tmp_path / "committed.jsonl")
+    monkeypatch.setattr(smoke, "LIBRARY", tmp_path / "absent.so")
+    planted(monkeypatch, seen, [1.0])
+    with caplog.at_level("INFO"):
+        main(["--against", str(tmp_path / "committed.jsonl")])
+    assert set(seen[1].engines) == {EAGER, ENGINE}
+    assert "absent.so is not built: onnxruntime-kernels is left out" in caplog.text
+
+
+def test_the_smallest_case_is_the_one_of_the_least_tokens_then_items() -> None:
+    rows = []
+    for sizes in ("demo-b8-s64-c9-n10", "demo-b1-s256-c9-n50", "demo-b1-s256-c9-n20", "paper-b1-s8-c9-n5"):
+        preset, _, rest = sizes.partition("-")
+        rows += [replace(row, case=f"{preset}-{CHAIN}-{rest}") for row in row_set().rows if row.stage == CHAIN]
+    found = RowSet(RUN, rows)
+    assert smallest_sizes(found, "demo") == {"B": 1, "S": 256, "N": 20}
+    assert smallest_sizes(found, "paper") == {"B": 1, "S": 8, "N": 5}
+    with pytest.raises(OneRankerError, match="got no case of the preset tiny among 4"):
+        smallest_sizes(found, "tiny")
+
+
+def test_errors_and_usage_have_their_exit_codes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["--against", str(tmp_path / "absent.jsonl")]) == 1
+    assert "expected a row set" in caplog.text
+    with pytest.raises(SystemExit) as stopped:
+        main(["--rounds", "0"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.slow
+def test_the_tiny_preset_is_found_built_timed_and_compared(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    items, history = manifest["items"]["items"], manifest["profile"]["S"][2]  # the padded length of itself
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundles" / f"tiny-n{items}-fp32"))
+    sizes = f"b1-s{history}-c{manifest['model']['candidates']}-n{items}"
+    rows = [replace(row, case=f"tiny-{row.stage}-{sizes}") for row in row_set().rows if row.engine in (EAGER, ENGINE)]
+    RowSet(RUN, rows).write(tmp_path / "old.jsonl")
+    words = ["--against", tmp_path / "old.jsonl", "--preset", "tiny", "--bundles", bundle.parent, "--tolerance", "9"]
+    words += ["--iterations", "5", "--warmup", "2", "--threads", "1", "--out", tmp_path / "new.jsonl"]
+    command = [sys.executable, "-m", "benchmarks.smoke", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    compared = [change["case"] for change in json.loads(done.stdout.splitlines()[-1])["changes"]]
+    assert set(compared) == {f"tiny-{stage}-{sizes}" for stage in ("generator", CHAIN)}
+    new = RowSet.read(tmp_path / "new.jsonl")
+    assert {row.rounds for row in new.rows} == {2}
+    assert {row.engine for row in new.rows} >= {EAGER, ENGINE}
