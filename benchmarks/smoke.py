@@ -4,8 +4,8 @@
     python -m benchmarks.smoke --against benchmarks/results/bench-cpu.jsonl --tolerance 0.3
 
 It takes the smallest case of --preset in the committed row set, builds its bundle with random weights under --bundles
-(that of `make bench`, if it is there and nothing changed), and times eager PyTorch and the runtime on it in rounds, with
-the kernels where `make cpp` has built them. Each ratio to eager PyTorch is held against the committed one, as
+(that of `make bench`, if it is there and nothing changed), and times eager PyTorch and the runtime on it in rounds,
+with the kernels where `make cpp` has built them. Each ratio to eager PyTorch is held against the committed one, as
 `python -m benchmarks.compare --ratios` does. Never a time: another machine has others. A few iterations are noisy:
 less than --tolerance is noise whatever the spread, and what got worse is measured again, --attempts times in all; it
 counts when it is worse every time.
