@@ -110,8 +110,8 @@ def page_of(found: RowSet, figures: Sequence[str]) -> str:
         )
     if found.ratios:
         parts.append(
-            "<h2>One change alone</h2><p>Two rows of this run that differ in one thing; the last column is the spread "
-            f"of the wider one.</p>{ratio_table(found.ratios)}"
+            "<h2>A against B</h2><p>Two ways of the same work in this run; the last column is the larger spread of "
+            f"both: a ratio that close to 1 says nothing.</p>{ratio_table(found.ratios)}"
         )
     if found.retrieval:
         parts.append(f"<h2>Retrieval at scale</h2>{retrieval_table(found.retrieval)}")

@@ -16,7 +16,7 @@ OF_CASE = (
     *("roofline", "of bf16 GEMM", "max error", "samples", "note"),
 )
 OF_OPEN = ("engine", "arrived/s", "answered/s", *(f"{name} ms" for name in TIMES), "spread", "samples", "note")
-OF_RATIOS = ("one change alone", "case", "engine", "p50 ms", "against", "p50 ms", "ratio", "spread")
+OF_RATIOS = ("question", "case", "A", "A p50 ms", "B", "B p50 ms", "ratio", "spread")
 RETRIEVAL_FIRST = (  # then whatever else the rows have
     *("case", "engine", "p50_ms", "p90_ms", "p99_ms", "samples", "recall_at_c", "recall_at_10", "bytes_per_item"),
     *("peak_memory_mib", "index_build_s", "index_bytes", "swap_s"),
@@ -65,14 +65,14 @@ def open_table(found: RowSet) -> str:
 
 
 def ratio_table(ratios: Sequence[Ratio]) -> str:
-    """Pairs of rows that differ in one thing."""
+    """Pairs of rows that do the same work in two ways."""
     cells = [
         (WHAT.get(ratio.name, ratio.name), ratio.case, ratio.engine, milliseconds(ratio.p50_ms),
          ratio.against if ratio.against != ratio.engine else ratio.against_case, milliseconds(ratio.against_p50_ms),
          times(ratio.value), share(ratio.spread))
         for ratio in ratios
     ]  # fmt: skip
-    return table("One change alone", OF_RATIOS, cells, text=3)
+    return table("A against B", OF_RATIOS, cells, text=3)
 
 
 def retrieval_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -28,9 +28,9 @@ BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 RESULTS = Path("benchmarks") / "results"
 STAGES = ("generator", CHAIN)  # the one with the most work, and all together
 OF_LATENCY = ("stage", "engine", "p50 (p99) ms", "spread", "against eager", "roofline", "MiB")
-OF_RATIOS = ("one change alone", "case", "engine", "p50 ms", "without ms", "ratio")
+OF_RATIOS = ("A against B", "case", "A", "A p50 ms", "B p50 ms", "ratio")
 OF_RETRIEVAL = ("retrieval", "engine", "p50 (p99) ms", "bytes/item", "recall@C", "recall@10", "build s", "swap s")
-OF_GROWTH = ("retrieval, more items", "case", "engine", "p50 ms", "before ms", "ratio")
+OF_GROWTH = ("more items", "case", "engine", "p50 ms", "before ms", "ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

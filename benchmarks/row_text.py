@@ -7,9 +7,9 @@ from benchmarks.row_set import BOUND, FUSED, GROWTH, GROWTH_FACTOR, HANDED_ON
 
 NOTHING = "–"
 WHAT = {  # a ratio's name -> the question that it answers
-    HANDED_ON: "keys and values handed on, against computed twice",
-    FUSED: "fused attention kernels, against none",
-    BOUND: "memory bound once, against copies through the host",
+    HANDED_ON: "keys and values handed on, against computed again",
+    FUSED: "with the kernels, against without",
+    BOUND: "one chain, against one session.run after another",
     GROWTH: f"time in {GROWTH_FACTOR} times as many items",
 }
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic_rows import row_set
 
@@ -41,6 +42,29 @@ def test_a_re_run_from_the_same_distribution_is_noise(noise: float) -> None:
     )
     rows = 60 * len(row_set().rows)
     assert moved <= 0.005 * rows, f"{moved} of {rows} rows"  # five rounds: a level outside of both spreads is rare
+
+
+@pytest.mark.parametrize(
+    ("rounds", "scatter", "least", "most"),
+    [(3, 0.05, 1 / 30, 1 / 15), (5, 0.05, 0.0, 1 / 250), (3, 0.02, 0.0, 1 / 300), (5, 0.02, 0.0, 1 / 4000)],
+)
+def test_unchanged_code_moves_by_chance_as_rarely_as_the_page_says(
+    rounds: int, scatter: float, least: float, most: float
+) -> None:
+    """docs/benchmarks.md, Spread and noise."""
+    random = np.random.default_rng(0)
+
+    def run() -> RowSet:
+        levels = 1 + scatter * random.standard_normal((8000, rounds))
+        middles, widths = levels.mean(axis=1), np.ptp(levels, axis=1)
+        rows = [
+            Row(case=f"x-chain-n{i}", stage="generator", engine=ENGINE, batch=1, p50_ms=p50, spread=width / p50)
+            for i, (p50, width) in enumerate(zip(middles.tolist(), widths.tolist(), strict=True))
+        ]
+        return RowSet(row_set().run, rows)
+
+    moved = [change for change in compare_row_sets(run(), run()).changes if change.verdict != NOISE]
+    assert least <= len(moved) / 8000 <= most
 
 
 def test_a_faster_row_is_called_faster() -> None:

@@ -91,7 +91,7 @@ def test_every_row_and_ratio_and_fact_of_the_run_is_on_the_page(page: Reader) ->
             assert value is not None
             assert float(cell) == pytest.approx(value, rel=0.005)
     assert len(page.tables["Open loop"]) == 2
-    assert [cells[6] for cells in page.tables["One change alone"][1:]] == [f"{one.value:.2f}x" for one in found.ratios]
+    assert [cells[6] for cells in page.tables["A against B"][1:]] == [f"{one.value:.2f}x" for one in found.ratios]
     facts = dict(page.tables["The run"])
     assert facts["machine"] == "Some CPU, 2 cores"
     assert facts["ceiling copy_gb_s"] == "10.0"

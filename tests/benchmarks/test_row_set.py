@@ -108,6 +108,7 @@ def test_a_ratio_is_one_p50_over_the_other_of_the_same_case_and_unmeasured_pairs
         HANDED_ON, ENGINE, RECOMPUTE, 1.5, 0.2,
     )  # fmt: skip
     assert [one.value for one in derived([*rows[:3], row(KERNELS, 1.0)]) if one.name == FUSED] == [4.0]
+    assert derived([replace(one, stage="ranker") for one in rows]) == []  # its time is not its own where it recomputes
     assert {one.name for one in row_set().ratios} == {HANDED_ON, FUSED, BOUND, GROWTH}
 
 
