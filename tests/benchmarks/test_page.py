@@ -157,9 +157,12 @@ def test_the_bars_are_the_medians_and_the_whiskers_end_at_p99() -> None:
     assert len({bar.get_hatch() for bar in panel.patches}) == 2  # told apart without colour
 
 
-def test_the_same_row_set_gives_the_same_page(folder: Path, tmp_path: Path) -> None:
+def test_the_same_row_set_gives_the_same_page_and_plots(folder: Path, tmp_path: Path) -> None:
     write_page(row_set(), tmp_path)
-    assert (tmp_path / "index.html").read_bytes() == (folder / "index.html").read_bytes()
+    written = [path.name for path in tmp_path.iterdir() if path.suffix != ".png"]
+    assert len(written) == 4
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_a_row_set_without_what_could_be_drawn_still_has_a_page(tmp_path: Path) -> None:

@@ -42,24 +42,34 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, seen: list[Any], factors: Sequence[float]) -> None:
-    """The kernels slowed by one factor after the other."""
+def planted(monkeypatch: pytest.MonkeyPatch, seen: list[Any], factors: Sequence[dict[str, float]]) -> None:
+    """Engines slowed by these factors, one run after the other."""
     left = list(factors)
 
     def run(settings: LatencySettings) -> tuple[dict[str, Any], None]:
         seen.append(settings)
-        return report({KERNELS: left.pop(0)}, seed=len(left) + 77), None
+        return report(left.pop(0), seed=len(left) + 77), None
 
     monkeypatch.setattr(smoke, "run_latency", run)
 
 
+SLOW, OTHER = {KERNELS: 1.6}, {ENGINE: 1.6}
+
+
 @pytest.mark.parametrize(
     ("factors", "code"),
-    [([1.0], 0), ([0.5], 0), ([1.6, 1.0], 0), ([1.6, 1.6], 1)],
-    ids=["same", "faster", "once", "twice"],
+    [
+        ([{}], 0),
+        ([{KERNELS: 0.5}], 0),
+        ([SLOW, {}], 0),
+        ([SLOW, OTHER], 0),
+        ([SLOW, SLOW], 1),
+        ([SLOW, SLOW | OTHER], 1),
+    ],
+    ids=["same", "faster", "once", "another one", "twice", "twice and another one"],
 )
 def test_only_a_ratio_that_is_worse_every_time_fails_and_a_slow_machine_does_not(
-    factors: list[float],
+    factors: list[dict[str, float]],
     code: int,
     seen: list[Any],
     tmp_path: Path,
@@ -81,7 +91,7 @@ def test_the_case_is_built_and_timed_at_the_committed_sizes(
     seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_set(1).write(tmp_path / "committed.jsonl")
-    planted(monkeypatch, seen, [1.0])
+    planted(monkeypatch, seen, [{}])
     out = tmp_path / "new.jsonl"
     assert main(["--against", str(tmp_path / "committed.jsonl"), "--kernels", "k.so", "--out", str(out)]) == 0
     built, timed = seen
@@ -97,7 +107,7 @@ def test_without_the_kernels_they_are_left_out_with_a_word(
 ) -> None:
     row_set(1).write(tmp_path / "committed.jsonl")
     monkeypatch.setattr(smoke, "LIBRARY", tmp_path / "absent.so")
-    planted(monkeypatch, seen, [1.0])
+    planted(monkeypatch, seen, [{}])
     with caplog.at_level("INFO"):
         main(["--against", str(tmp_path / "committed.jsonl")])
     assert set(seen[1].engines) == {EAGER, ENGINE}
