@@ -12,6 +12,7 @@ SHELL := /bin/bash
 
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
 GPU_FLAGS ?=
+BENCH_FLAGS ?=
 
 # CPP=off leaves C++ out of `make check`, CPP=require fails where it would be left out for want of a tool; CPP_FLAGS go to
 # runtime/cpp/configure; CPP_INSTALL= keeps it from apt-get
@@ -22,7 +23,7 @@ CPP_INSTALL ?= --install
 CPP_OWN := $(findstring --onnxruntime-root,$(CPP_FLAGS))$(findstring --onnxruntime-library,$(CPP_FLAGS))
 CPP_NEEDS := $(if $(CPP_OWN)$(wildcard $(VENV)/.installed $(MINIMAL)/.installed),,$(MINIMAL)/.installed)
 
-.PHONY: help setup demo check lint format types test cpp check-cpp cpp-parts gpu-check clean
+.PHONY: help setup demo check lint format types test cpp check-cpp cpp-parts bench bench-smoke gpu-check clean
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -81,6 +82,12 @@ cpp-parts: $(VENV)/.installed
 	    echo "check: C++ is left out:" $$(grep 'is missing' <<<"$$said" | sed 's/^configure: //' | paste -sd';'); \
 	    [ "$(CPP)" != require ]; \
 	else PYTHON=$(RUN) runtime/cpp/check format release tidy address thread fuzz; fi
+
+bench: $(VENV)/.installed cpp ## the CPU benchmark: rows, HTML page and trace into build/bench; leave the machine alone meanwhile
+	$(RUN) -m benchmarks.bench --out build/bench $(BENCH_FLAGS)
+
+bench-smoke: $(VENV)/.installed ## a small part of it: did a ratio get worse than in the committed rows?
+	$(RUN) -m benchmarks.smoke
 
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network
 	$(GPU_PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_FLAGS)

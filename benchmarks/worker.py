@@ -98,9 +98,11 @@ def work(folder: Path, name: str) -> None:
         measured.peak_memory_mib = peak_memory_mib()  # before the answers are collected
         if taken is not None:
             measured.device_memory_mib = (memory_taken_mib(device) or 0.0) - taken
-        save_file(_answers(backend, workload), folder / f"{name}.safetensors")
-        if name == EAGER:
-            measured.needed = _needed(backend)
+        answers = folder / f"{name}.safetensors"
+        if not answers.exists():  # else an earlier round has written them
+            save_file(_answers(backend, workload), answers)
+            if name == EAGER:
+                measured.needed = _needed(backend)
     (folder / f"{name}.json").write_text(json.dumps(asdict(measured)), encoding="utf-8")
     if name == EAGER:
         _write_other_precision(folder, workload)
