@@ -45,7 +45,7 @@ def plots_of(found: RowSet) -> list[Plot]:
     for sizes in dict.fromkeys(map(sizes_of, found.rows)):
         rows = [row for row in found.rows if sizes_of(row) == sizes and row.p50_ms is not None]
         if rows:
-            title = f"{sizes}: p50 of every stage; the whisker ends at p99"
+            title = f"{sizes}: p50 of every stage in ms, on the right of its bar; the whisker ends at p99"
             drawn.append(Plot(name=f"time-{_file_name(sizes)}", title=title, figure=_times(rows, title)))
         holding = [row for row in rows if row.stage == CHAIN and row.peak_memory_mib is not None]
         if holding:
@@ -103,8 +103,7 @@ def _times(rows: Sequence[Row], title: str) -> Figure:
             panel.set_visible(False)
             continue
         shown = {row.engine: row for row in rows if row.stage == stages[position]}
-        ends = {name: row.p99_ms for name, row in shown.items()}
-        _bars(panel, engines, {name: row.p50_ms for name, row in shown.items()}, milliseconds, ends)
+        _bars(panel, engines, {name: row.p50_ms for name, row in shown.items()}, milliseconds)
         for line, name in enumerate(engines):
             row = shown.get(name)
             if row is not None and row.p50_ms is not None and row.p99_ms is not None:
@@ -124,26 +123,17 @@ def _memory(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _bars(
-    panel: Axes,
-    engines: Sequence[str],
-    values: Mapping[str, float | None],
-    written: Callable[[float | None], str],
-    ends: Mapping[str, float | None] | None = None,
+    panel: Axes, engines: Sequence[str], values: Mapping[str, float | None], written: Callable[[float | None], str]
 ) -> None:
-    """Lying bars, the number in them or behind their `ends`; an engine without a value has an empty line."""
-    reach = {name: max(value or 0.0, (ends or {}).get(name) or 0.0) for name, value in values.items()}
-    most = max(reach.values(), default=1.0)
+    """Lying bars with their numbers in a column on the right; an engine without a value has an empty line."""
     for line, name in enumerate(engines):
         value = values.get(name)
         if value is None:
             continue
         face, hatch = FACES["ours" if name in RUNTIME else "yardstick" if name == EAGER else "other"]
         panel.barh(line, value, color=face, hatch=hatch, edgecolor="black", linewidth=0.6, height=0.72)
-        inside = value > 0.3 * most
-        panel.text(
-            value / 2 if inside else reach[name] + 0.02 * most, line, written(value), va="center", fontsize=8,
-            ha="center" if inside else "left", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-        )  # fmt: skip
+        right = panel.get_yaxis_transform()  # across in shares of the panel, down in lines
+        panel.text(1.015, line, written(value), transform=right, va="center", ha="left", fontsize=8)
     panel.set_yticks(range(len(engines)), engines, fontsize=8)
     panel.set_ylim(len(engines) - 0.5, -0.5)  # the first engine on top
     panel.tick_params(axis="x", labelsize=8)
