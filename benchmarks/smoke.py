@@ -30,11 +30,12 @@ from typing import Any
 
 from benchmarks.compare import as_json, table
 from benchmarks.comparison import Comparison, Key, compare_row_sets, differences
-from benchmarks.environment import ROOT, usable_cores
+from benchmarks.environment import ROOT, load_average, usable_cores
 from benchmarks.latency import LatencySettings
 from benchmarks.latency import run as run_latency
 from benchmarks.row import EAGER, ENGINE, KERNELS, Row
 from benchmarks.row_set import RowSet, derived, sizes_of
+from benchmarks.table import BUSY
 from export.build import build_bundle
 from export.settings import BuildSettings, Engine, Precision
 from runtime.errors import OneRankerError
@@ -106,6 +107,8 @@ def guard(settings: SmokeSettings) -> tuple[Comparison, list[str], list[Key]]:
         OneRankerError: As in `measure_smallest` and `benchmarks.comparison.compare_row_sets`.
     """
     committed = RowSet.read(settings.against)
+    if (load := load_average() or 0.0) > BUSY * usable_cores():
+        logger.warning("NOISY: %g processes are already running here; what follows may be their doing.", load)
     worse: list[Key] = []
     for attempt in range(settings.attempts):
         new = measure_smallest(settings, committed)

@@ -114,6 +114,22 @@ def test_without_the_kernels_they_are_left_out_with_a_word(
     assert "absent.so is not built: onnxruntime-kernels is left out" in caplog.text
 
 
+@pytest.mark.parametrize(("load", "said"), [(0.5, False), (None, False), (4.5, True)])
+def test_a_busy_machine_is_told(
+    load: float | None,
+    said: bool,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row_set(1).write(tmp_path / "committed.jsonl")
+    monkeypatch.setattr(smoke, "load_average", lambda: load)
+    planted(monkeypatch, seen, [{}])
+    main(["--against", str(tmp_path / "committed.jsonl")])
+    assert ("NOISY: 4.5 processes are already running" in caplog.text) is said
+
+
 def test_the_smallest_case_is_the_one_of_the_least_tokens_then_items() -> None:
     rows = []
     for sizes in ("demo-b8-s64-c9-n10", "demo-b1-s256-c9-n50", "demo-b1-s256-c9-n20", "paper-b1-s8-c9-n5"):
