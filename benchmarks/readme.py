@@ -26,7 +26,7 @@ from runtime.errors import OneRankerError
 logger = logging.getLogger("benchmarks.readme")
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 RESULTS = Path("benchmarks") / "results"
-STAGES = ("generator", CHAIN)  # the one with the most work, and all together
+GENERATOR = "generator"  # the stage with the most work: shown for the last case, the largest; the chain for all
 OF_LATENCY = ("stage", "engine", "p50 (p99) ms", "spread", "against eager", "roofline", "MiB")
 OF_RATIOS = ("A against B", "case", "A", "A p50 ms", "B p50 ms", "ratio")
 OF_RETRIEVAL = ("retrieval", "engine", "p50 (p99) ms", "bytes/item", "recall@C", "recall@10", "build s", "swap s")
@@ -77,8 +77,10 @@ def block(path: Path) -> str:
 def text_of(found: RowSet, name: Path) -> str:
     """The block of a row set that lies at `name`; ends with a newline."""
     lines = [*_heading(found, name), ""]
-    for sizes in dict.fromkeys(map(sizes_of, found.rows)):
-        shown = [row for row in found.rows if sizes_of(row) == sizes and row.stage in STAGES]
+    cases = list(dict.fromkeys(map(sizes_of, found.rows)))
+    for sizes in cases:
+        stages = (GENERATOR, CHAIN) if sizes == cases[-1] else (CHAIN,)
+        shown = [row for row in found.rows if sizes_of(row) == sizes and row.stage in stages]
         lines += [f"`{sizes}`:", "", *_table(OF_LATENCY, map(_latency, shown)), ""]
     chains = {row.case for row in found.rows if row.stage == CHAIN}
     steady = [ratio for ratio in found.ratios if ratio.case in chains]
