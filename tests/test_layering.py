@@ -25,7 +25,7 @@ MAY_INSTALL = {  # of others
         "triton",  # where the fused attention is asked for
     },
     "runtime": {"numpy", "safetensors", "onnxruntime"},
-    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda"},
+    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda", "triton"},
 }
 NOT_FOR_SERVING = (
     *("torch", "onnx", "onnxscript", "export"),
