@@ -201,7 +201,7 @@ def _header(kernel: GpuKernel, settings: GpuKernelSettings) -> str:
     members = [f"  {_C_TYPES.get(kind, 'std::uint64_t')} {name};" for name, kind in kernel.arguments]
     members += [f"  std::uint64_t scratch_{i};" for i in range(kernel.scratch_pointers)]
     names = [name for name, _ in kernel.arguments] + [f"scratch_{i}" for i in range(kernel.scratch_pointers)]
-    lines = [kernel.ptx[i : i + 8000] for i in range(0, len(kernel.ptx), 8000)]  # literals that every compiler takes
+    pieces = [kernel.ptx[i : i + 8000] for i in range(0, len(kernel.ptx), 8000)]  # no compiler must take a long literal
     level = list(RelativeBias).index(settings.relative_bias)
     return "\n".join(
         [
@@ -224,9 +224,9 @@ def _header(kernel: GpuKernel, settings: GpuKernelSettings) -> str:
             f"inline std::array<void*, {len(names)}> AddressesOf(Arguments& a) {{",
             f"  return {{{', '.join(f'&a.{name}' for name in names)}}};",
             "}",
-            "inline constexpr char kPtx[] =",
-            *(f'R"PTX({line})PTX"' for line in lines),
-            ";",
+            "inline constexpr const char* kPtx[] = {  // pieces of one text",
+            *(f'R"PTX({piece})PTX",' for piece in pieces),
+            "};",
             "}  // namespace oneranker::silu_attention_ptx",
             "",
         ]
