@@ -22,6 +22,8 @@ from benchmarks.row import (
     CHAIN,
     COMPILED,
     EAGER,
+    FUSED,
+    FUSED_GRAPHED,
     GRAPHED,
     KERNELS,
     RECOMMEND,
@@ -196,7 +198,12 @@ def _measure_apart(folder: Path, name: str) -> Measured:
     if done.returncode == 0 and answer.exists():
         return Measured(**json.loads(answer.read_text(encoding="utf-8")))
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    if name in (COMPILED, GRAPHED):  # a baseline that dies must not take the others' numbers with it
+    if name in (
+        COMPILED,
+        GRAPHED,
+        FUSED,
+        FUSED_GRAPHED,
+    ):  # a baseline that dies must not take the others' numbers with it
         return Measured(not_run=f"its process ended with {how}; see stderr")
     failed = OneRankerError(f"{name}: its process ended with {how}, expected numbers. Its message stands above.")
     failed.exit_code = max(done.returncode, 1) if done.returncode in (1, 3) else 1
@@ -205,7 +212,7 @@ def _measure_apart(folder: Path, name: str) -> Measured:
 
 def _rows(context: _Context, workload: Workload, name: str, measured: Measured, found: dict[str, Error]) -> list[Row]:
     block = context.environment
-    stages = [CHAIN] if name == GRAPHED else [*STAGES, CHAIN]
+    stages = [CHAIN] if name in (GRAPHED, FUSED_GRAPHED) else [*STAGES, CHAIN]
     if name in RUNTIME:
         stages += [TOKENS, RECOMMEND]
     padded = max(workload.padded(position) for position in range(len(workload.encoded)))

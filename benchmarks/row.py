@@ -10,12 +10,17 @@ from benchmarks.measure import percentiles
 EAGER = "pytorch-eager"  # the baseline of every ratio
 COMPILED = "pytorch-compile"
 GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
+FUSED = "pytorch-fused"  # eager, but for HSTU's attention in one kernel
+FUSED_GRAPHED = "pytorch-fused-cuda-graph"  # both
 ENGINE = "onnxruntime"
 KERNELS = "onnxruntime-kernels"  # the same with our kernels, on the CPU
 PLAIN = "onnxruntime-no-graphs"  # the same without CUDA graphs
 TENSORRT = "tensorrt"  # or TensorRT-RTX, whichever the bundle's plans are for
 RUNTIME = (ENGINE, KERNELS, PLAIN, TENSORRT)  # the product; the others are what it is compared with
-BACKENDS = {"cpu": (EAGER, COMPILED, ENGINE, KERNELS), "cuda": (EAGER, COMPILED, GRAPHED, ENGINE, PLAIN, TENSORRT)}
+BACKENDS = {
+    "cpu": (EAGER, COMPILED, ENGINE, KERNELS),
+    "cuda": (EAGER, COMPILED, GRAPHED, FUSED, FUSED_GRAPHED, ENGINE, PLAIN, TENSORRT),
+}
 
 CHAIN = "chain"  # tokens -> scores, the same work for every backend
 TOKENS = "tokens"  # raw events -> tokens
@@ -32,7 +37,7 @@ class Row:
     case: str  # <stage>-b<B>-s<S>-c<C>-n<N>: requests in a batch, padded history tokens, candidates, items in the index
     stage: str  # generator | enhancer | retriever | ranker | chain | tokens | recommend
     # onnxruntime | onnxruntime-kernels | onnxruntime-no-graphs | tensorrt | pytorch-eager | pytorch-compile |
-    # pytorch-cuda-graph
+    # pytorch-cuda-graph | pytorch-fused | pytorch-fused-cuda-graph
     backend: str
     batch: int  # B
     samples: int = 0  # timed iterations, after the warm-up

@@ -20,6 +20,8 @@ from export.settings import Precision, Profile
 from export.stages import StageModule, StageSpec, stage_specs, static_masks
 from oneranker import masks
 from oneranker.catalogue import index_tensors, running_counts
+from oneranker.errors import DeviceError
+from oneranker.hstu import AttentionForm
 from oneranker.model import OneRanker
 from oneranker.padding import pad_windows
 from runtime.manifest import STAGES, Manifest
@@ -35,7 +37,9 @@ class TorchBackend:
 
     staged = True
 
-    def __init__(self, workload: Workload, *, compiled: bool, in_bundle_precision: bool = False) -> None:
+    def __init__(
+        self, workload: Workload, *, compiled: bool, in_bundle_precision: bool = False, fused: bool = False
+    ) -> None:
         job = workload.job
         torch.set_num_threads(job.threads)
         bundle, manifest = Path(job.bundle), Manifest.read(job.bundle)
@@ -50,6 +54,10 @@ class TorchBackend:
         self._model = model
         self._workload = workload
         self._compiled = compiled
+        self._absent: set[str] = set()  # inputs that this form of the model does without
+        if fused:
+            self._absent.add("causal_mask")
+            _choose_fused(model)
         self._listed = source.catalogue.listed
         self._specs = stage_specs(model.config, precision)
         self._stages = {name: _stage(model, spec, compiled) for name, spec in self._specs.items()}
@@ -95,7 +103,7 @@ class TorchBackend:
     def run_stage(self, name: str, tensors: Named) -> Named:
         """The outputs of one stage on whatever of `tensors` it reads."""
         spec = self._specs[name]
-        answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
+        answer = self._stages[name](*(None if row.name in self._absent else tensors[row.name] for row in spec.inputs))
         return {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
 
     def keep(self, tensors: Named) -> None:
@@ -179,6 +187,13 @@ class _Told(Laps):
         self._count += 1
         seconds = time.perf_counter() - self._told
         logger.info("torch.compile: %s ready after %.0f s, %d of %d stages", name, seconds, self._count, len(STAGES))
+
+
+def _choose_fused(model: OneRanker) -> None:
+    try:
+        model.generator.choose_attention(AttentionForm.FUSED)
+    except DeviceError as error:
+        raise NotRunError(str(error)) from error
 
 
 def _stage(model: OneRanker, spec: StageSpec, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:

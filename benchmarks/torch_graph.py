@@ -24,8 +24,8 @@ class GraphBackend:
 
     staged = False
 
-    def __init__(self, workload: Workload) -> None:
-        self._eager = TorchBackend(workload, compiled=False, in_bundle_precision=True)
+    def __init__(self, workload: Workload, *, fused: bool = False) -> None:
+        self._eager = TorchBackend(workload, compiled=False, in_bundle_precision=True, fused=fused)
         self._device = torch.device(workload.job.device)
         self._captured: dict[Shapes, _Captured] = {}
         self.precision = self._eager.precision

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks.backend import Array, Backend, NotRunError, Work, as_float
 from benchmarks.gpu import memory_taken_mib, settle_of
 from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib
-from benchmarks.row import CHAIN, COMPILED, EAGER, GRAPHED, RUNTIME
+from benchmarks.row import CHAIN, COMPILED, EAGER, FUSED, FUSED_GRAPHED, GRAPHED, RUNTIME
 from benchmarks.workload import Workload
 from runtime.errors import DeviceError, OneRankerError
 
@@ -92,14 +92,14 @@ def load_backend(name: str, workload: Workload) -> Backend:
         from benchmarks.runtime_backend import RuntimeBackend
 
         return RuntimeBackend(workload, name)
-    if name == GRAPHED:
+    if name in (GRAPHED, FUSED_GRAPHED):
         from benchmarks.torch_graph import GraphBackend
 
-        return GraphBackend(workload)
+        return GraphBackend(workload, fused=name == FUSED_GRAPHED)
     from benchmarks.torch_backend import TorchBackend
 
     on_gpu = workload.job.device != "cpu"  # where half precision is what everybody serves in
-    return TorchBackend(workload, compiled=name == COMPILED, in_bundle_precision=on_gpu)
+    return TorchBackend(workload, compiled=name == COMPILED, in_bundle_precision=on_gpu, fused=name == FUSED)
 
 
 def _started(name: str, device: str) -> float | None:

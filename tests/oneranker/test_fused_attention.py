@@ -112,6 +112,17 @@ def test_in_fp16_it_rounds_no_worse_than_twice_the_eager_form(
     assert_parity(case.fused(interpreter, torch.float16), case.eager(torch.float16), case.eager().float())
 
 
+def test_a_long_sum_is_kept_in_fp32(interpreter: Interpreter) -> None:
+    """900 equal terms: a sum in fp16 would be off by a hundredth."""
+    case = Case(1, 900, 32, RelativeBias.POSITION, requests=1)
+    case.query.zero_()
+    case.value.fill_(1.0)
+    case.table.position.data.fill_(1.0)
+    case.key_mask.zero_()
+    expected = torch.full((1, 2, 1, 32), 900 * case.scale / (1 + math.exp(-1)))
+    assert_close(case.fused(interpreter, torch.float16).float(), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("bias", [NONE, TIMED])
 @pytest.mark.parametrize(("queries", "keys"), [(70, 70), (5, 130)])
 def test_a_mask_that_is_given_is_added_whatever_it_blocks(
@@ -127,6 +138,16 @@ def test_a_mask_of_keys_may_block_any_of_them(interpreter: Interpreter) -> None:
     case = Case(70, 70)
     case.key_mask = masks.additive(torch.rand(2, 1, 1, 70) < 0.4) + torch.rand(70)
     assert_close(case.fused(interpreter), case.eager(), atol=2e-6)
+
+
+def test_a_blocked_key_is_left_out_whatever_its_score_is(interpreter: Interpreter) -> None:
+    """A score of a million would overcome -1e4."""
+    case = Case(20, 20, bias=NONE)
+    case.key_mask[:, :, :, 5] = masks.BLOCKED
+    case.query[..., 0] = case.key[..., 0] = 0.0
+    expected = case.eager()
+    case.query[..., 0] = case.key[:, :, 5, 0] = 1e3  # which changes the score of key 5 alone
+    assert_close(case.fused(interpreter), expected, atol=2e-6)
 
 
 def test_where_no_key_may_be_read_the_answer_is_zero(interpreter: Interpreter) -> None:
