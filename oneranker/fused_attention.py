@@ -31,7 +31,7 @@ class Tiling:
 
 
 def tiling_of(head_dim: int, dtype: torch.dtype) -> Tiling:
-    """Sizes that the compiler fits into registers and 48 KiB of shared memory; which are quickest was not measured.
+    """Sizes that the compiler fits into registers and 99 KiB of shared memory; which are quickest was not measured.
 
     fp32 is multiplied without tensor cores, which would round it: a row of a tile costs many more registers.
     """
