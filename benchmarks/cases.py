@@ -20,6 +20,7 @@ from benchmarks.row import (
     CHAIN,
     COMPILED,
     EAGER,
+    FUSED_GRAPHED,
     GRAPHED,
     NEED_KERNELS,
     OF_BUNDLE,
@@ -198,7 +199,7 @@ def _yardsticks(folder: Path) -> tuple[Answers, Answers]:
 
 def _stages_of(name: str, rounds: Rounds) -> list[str]:
     """The stages that an engine has rows of; where it could not run, those that say so."""
-    stages = [CHAIN] if name == GRAPHED else [*STAGES, CHAIN]
+    stages = [CHAIN] if name in (GRAPHED, FUSED_GRAPHED) else [*STAGES, CHAIN]
     if name in RUNTIME:
         stages += [TOKENS, RECOMMEND]
     return stages + ([OPEN] if rounds.not_run is None and rounds.samples_ms(OPEN) else [])

@@ -96,6 +96,7 @@ GROUPS: Mapping[str, str] = {  # group -> the function that runs it, in whose mo
     "tensorrt chain": "benchmarks.gpu_parity.tensorrt_chain",
     "rtx plans": "benchmarks.gpu_bundles.rtx_plans",
     "rtx probe": "benchmarks.gpu_bundles.rtx_probe",
+    "attention": "benchmarks.gpu_attention.attention",
     "latency": "benchmarks.gpu_latency.latency",
 }
 

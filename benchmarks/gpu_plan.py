@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 STAGES = ("generator", "enhancer", "retriever", "ranker")
 ONNX, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt_rtx"
-LATENCY = ("pytorch-eager", "pytorch-compile", "pytorch-cuda-graph", ONNX, f"{ONNX}-no-graphs", TENSORRT)
+FORMS = ("pytorch-eager", "pytorch-compile", "pytorch-cuda-graph", "pytorch-fused", "pytorch-fused-cuda-graph")
+LATENCY = (*FORMS, ONNX, f"{ONNX}-no-graphs", TENSORRT)
+ATTENTION = tuple(f"fused attention: b{batch}-s{length}" for length in (512, 2048) for batch in (1, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,10 @@ def groups(labels: Sequence[str], *, latency: bool) -> list[Group]:
     """All groups behind `MACHINE`: the bundles in the given order, what proves least at the end."""
     first = [group for label in labels for group in (_bundle(label), _on_the_cpu(label), *_engine(label, ONNX))]
     tensorrt = [group for label in labels for group in _engine(label, TENSORRT)]
+    attention = Group("attention", ATTENTION, 200.0)
     rtx = [_plans(label) for label in labels] + [_probe(label) for label in labels[:1]]
     timed = [_latency(label) for label in reversed(labels)] if latency else []  # the last label is the largest model
-    return [*first, *tensorrt, *rtx[-1:], *timed, *rtx[:-1]]
+    return [*first, attention, *tensorrt, *rtx[-1:], *timed, *rtx[:-1]]
 
 
 def _bundle(label: str) -> Group:

@@ -13,6 +13,8 @@ COMPILED = "pytorch-compile"
 COMPILED_BF16 = "pytorch-compile-bf16"
 AOTI = "pytorch-aoti"  # a package of AOTInductor for each stage, loaded without the model
 GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
+FUSED = "pytorch-fused"  # eager, but for HSTU's attention in one kernel
+FUSED_GRAPHED = "pytorch-fused-cuda-graph"  # both
 NAIVE = "onnxruntime-host-copies"  # our graphs, one session.run after another: every tensor back to the caller's arrays
 ENGINE = "onnxruntime"
 RECOMPUTE = "onnxruntime-recompute"  # the same engines as two services: keys and values are not handed on
@@ -23,7 +25,8 @@ TENSORRT = "tensorrt"  # or TensorRT-RTX, whichever the bundle's plans are for
 RUNTIME = (ENGINE, KERNELS, PLAIN, TENSORRT)  # the product; the others are what it is compared with
 OF_BUNDLE = (*RUNTIME, NAIVE, RECOMPUTE, KERNELS_RECOMPUTE)  # run the bundle's graphs: their answers must be right
 NEED_KERNELS = (KERNELS, KERNELS_RECOMPUTE)
-BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED)  # one that cannot run here leaves the others theirs
+# one that cannot run here leaves the others their rows
+BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED, FUSED, FUSED_GRAPHED)
 PEERS = (
     EAGER,
     EAGER_BF16,
@@ -33,7 +36,10 @@ PEERS = (
     NAIVE,
 )  # what a user has without us; NAIVE but for the graphs
 PASS_THROUGH = {ENGINE: RECOMPUTE, KERNELS: KERNELS_RECOMPUTE}  # with keys and values handed on, and without
-BACKENDS = {"cpu": (EAGER, COMPILED, ENGINE, KERNELS), "cuda": (EAGER, COMPILED, GRAPHED, ENGINE, PLAIN, TENSORRT)}
+BACKENDS = {
+    "cpu": (EAGER, COMPILED, ENGINE, KERNELS),
+    "cuda": (EAGER, COMPILED, GRAPHED, FUSED, FUSED_GRAPHED, ENGINE, PLAIN, TENSORRT),
+}
 CPU_ENGINES = (*PEERS, ENGINE, RECOMPUTE, KERNELS, KERNELS_RECOMPUTE)  # all that --engine may name on the CPU
 
 CHAIN = "chain"  # tokens -> scores, the same work for every engine, one request after another (closed loop)

@@ -23,6 +23,8 @@ from export.settings import Precision, Profile
 from export.stages import StageModule, StageSpec, stage_specs, static_masks
 from oneranker import masks
 from oneranker.catalogue import index_tensors, running_counts
+from oneranker.errors import DeviceError
+from oneranker.hstu import AttentionForm
 from oneranker.model import OneRanker
 from oneranker.padding import pad_windows
 from runtime.manifest import STAGES, Manifest
@@ -39,6 +41,7 @@ class How(StrEnum):
     EAGER = "eager PyTorch"
     COMPILE = "torch.compile"
     AOTI = "AOTInductor"
+    FUSED = "fused attention"  # eager, but for HSTU's attention in one kernel
 
 
 class TorchBackend:
@@ -61,7 +64,11 @@ class TorchBackend:
         self._model = model
         self._workload = workload
         self._how = how
-        self._compiled = how is not How.EAGER
+        self._compiled = how in (How.COMPILE, How.AOTI)
+        self._absent: set[str] = set()  # inputs that this form of the model does without
+        if how is How.FUSED:
+            self._absent.add("causal_mask")
+            _choose_fused(model)
         self._listed = source.catalogue.listed
         self._specs = stage_specs(model.config, Precision.FP32)  # for their names
         self._stages = {name: _stage(model, spec, how, Path(job.folder)) for name, spec in self._specs.items()}
@@ -107,7 +114,7 @@ class TorchBackend:
     def run_stage(self, name: str, tensors: Named) -> Named:
         """The outputs of one stage on whatever of `tensors` it reads."""
         spec = self._specs[name]
-        answer = self._stages[name](*(tensors[row.name] for row in spec.inputs))
+        answer = self._stages[name](*(None if row.name in self._absent else tensors[row.name] for row in spec.inputs))
         return {row.name: tensor for row, tensor in zip(spec.outputs, answer, strict=True)}
 
     def boundary(self) -> dict[str, tuple[list[str], list[str]]]:
@@ -205,6 +212,13 @@ class _Told(Laps):
         self._count += 1
         seconds = time.perf_counter() - self._told
         logger.info("%s: %s ready after %.0f s, %d of %d stages", self._what, name, seconds, self._count, len(STAGES))
+
+
+def _choose_fused(model: OneRanker) -> None:
+    try:
+        model.generator.choose_attention(AttentionForm.FUSED)
+    except DeviceError as error:
+        raise NotRunError(str(error)) from error
 
 
 def _stage(model: OneRanker, spec: StageSpec, how: How, folder: Path) -> Callable[..., tuple[Tensor, ...]]:

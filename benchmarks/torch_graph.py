@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.backend import Array, NotRunError, Work
 from benchmarks.measure import Laps
-from benchmarks.torch_backend import Named, TorchBackend, reason_of
+from benchmarks.torch_backend import How, Named, TorchBackend, reason_of
 from benchmarks.workload import Workload
 from runtime.manifest import STAGES
 
@@ -24,8 +24,8 @@ class GraphBackend:
 
     staged = False
 
-    def __init__(self, workload: Workload) -> None:
-        self._eager = TorchBackend(workload, precision=workload.precision)
+    def __init__(self, workload: Workload, *, how: How = How.EAGER) -> None:
+        self._eager = TorchBackend(workload, how=how, precision=workload.precision)
         self._device = torch.device(workload.job.device)
         self._captured: dict[Shapes, _Captured] = {}
         self.precision = self._eager.precision

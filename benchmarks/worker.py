@@ -33,6 +33,8 @@ from benchmarks.row import (
     COMPILED_BF16,
     EAGER,
     EAGER_BF16,
+    FUSED,
+    FUSED_GRAPHED,
     GRAPHED,
     KERNELS_RECOMPUTE,
     NAIVE,
@@ -118,13 +120,14 @@ def load_backend(name: str, workload: Workload) -> Backend:
         from benchmarks.host_copies_backend import HostCopiesBackend
 
         return HostCopiesBackend(workload)
-    if name == GRAPHED:
-        from benchmarks.torch_graph import GraphBackend
-
-        return GraphBackend(workload)
     from benchmarks.torch_backend import How, TorchBackend
 
-    how = {COMPILED: How.COMPILE, COMPILED_BF16: How.COMPILE, AOTI: How.AOTI}.get(name, How.EAGER)
+    hows = dict.fromkeys((COMPILED, COMPILED_BF16), How.COMPILE) | {AOTI: How.AOTI}
+    how = (hows | dict.fromkeys((FUSED, FUSED_GRAPHED), How.FUSED)).get(name, How.EAGER)
+    if name in (GRAPHED, FUSED_GRAPHED):
+        from benchmarks.torch_graph import GraphBackend
+
+        return GraphBackend(workload, how=how)
     if name in (EAGER_BF16, COMPILED_BF16):
         return TorchBackend(workload, how=how, precision="bf16")
     on_gpu = workload.job.device != "cpu"  # where half precision is what everybody serves in

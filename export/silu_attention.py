@@ -17,6 +17,7 @@ from oneranker.hstu import BUCKET_WIDTH, LARGEST_GAP, SILU_ATTENTION, SILU_ATTEN
 
 DOMAIN, NAME = SILU_ATTENTION.split("::")
 VERSION = SILU_ATTENTION_VERSION
+PLUGIN = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}  # by which TensorRT's parser looks for a plugin
 INPUTS = ("query", "key", "value", "mask", "key_mask")
 POSITION_INPUTS = ("position_bias",)
 TIME_INPUTS = ("query_time", "key_time", "bucket_starts", "time_bias")
@@ -199,10 +200,15 @@ def _cuts(i: int, count: int, block: int, timed: bool) -> str:
 
 
 def add_body(model: onnx.ModelProto, block: int, max_history: int) -> bool:
-    """Give a graph that uses the node its body, in place; False for a graph without the node."""
+    """Give a graph that uses the node its body, in place; False for a graph without the node.
+
+    Where a plugin of its name is registered, TensorRT's parser takes that and leaves the body.
+    """
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     if not nodes:
         return False
+    for node in nodes:
+        node.attribute.extend(onnx.helper.make_attribute(name, text) for name, text in PLUGIN.items())
     bias = next(each for each in RelativeBias if len(inputs_of(each)) == len(nodes[0].input))
     model.functions.append(function_body(bias=bias, block=block, max_history=max_history))
     return True

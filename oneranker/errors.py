@@ -7,3 +7,7 @@ class DataError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint folder that is missing, damaged or of another model."""
+
+
+class DeviceError(RuntimeError):
+    """A device, or a library for it, that was asked for and is not here; nothing else is taken instead."""

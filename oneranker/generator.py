@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from oneranker import masks
 from oneranker.config import OneRankerConfig, RelativeBias
-from oneranker.hstu import HSTUBlock, TimeGaps, bucket_starts
+from oneranker.hstu import AttentionForm, HSTUBlock, TimeGaps, bucket_starts
 from oneranker.layers import KeyValue
 from oneranker.tokens import CONTEXT
 
@@ -28,7 +29,7 @@ class Generator(nn.Module):
     """4 HSTU blocks (E16) over one token per event (E20), then linear maps to what later stages read (E17).
 
     Shapes: token_fields int [B, S, F], token_kind int [B, S], token_time int64 [B, S],
-        causal_mask x [1, 1, S, S], history_mask x [B, 1, 1, S] -> dict of
+        causal_mask x [1, 1, S, S] or None for the same, history_mask x [B, 1, 1, S] -> dict of
         history_hidden [B, S, D]; enhancer_key_i, enhancer_value_i [B, H, S, E] per enhancer layer;
         ranker_key_history, ranker_value_history [B, H, S, E]
     """
@@ -38,6 +39,7 @@ class Generator(nn.Module):
     def __init__(self, config: OneRankerConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention = AttentionForm.EAGER
         self.embedding_scale = math.sqrt(config.width)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=0)
         self.kind_embedding = nn.Embedding(KINDS, config.width)
@@ -54,8 +56,28 @@ class Generator(nn.Module):
         with torch.no_grad():
             self.token_embedding.weight[0] = 0
 
+    def choose_attention(self, form: AttentionForm) -> None:
+        """How the blocks compute their attention from now on; `fused` is for inference on a GPU. Not run on a GPU.
+
+        Raises:
+            DeviceError: torch sees no CUDA device, or triton cannot be imported.
+        """
+        if form is AttentionForm.FUSED:
+            from oneranker.fused_attention import require_fused  # which needs what this module imports
+
+            require_fused()
+        self.attention = form
+        for block in self.blocks:
+            assert isinstance(block, HSTUBlock)
+            block.attention = form
+
     def forward(
-        self, token_fields: Tensor, token_kind: Tensor, token_time: Tensor, causal_mask: Tensor, history_mask: Tensor
+        self,
+        token_fields: Tensor,
+        token_kind: Tensor,
+        token_time: Tensor,
+        causal_mask: Tensor | None,
+        history_mask: Tensor,
     ) -> dict[str, Tensor]:
         hidden, _ = self.encode(token_fields, token_kind, token_time, causal_mask, key_mask=history_mask)
         return self.keys_and_values(hidden)
@@ -65,19 +87,22 @@ class Generator(nn.Module):
         token_fields: Tensor,
         token_kind: Tensor,
         token_time: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         past: Past | None = None,
         *,
         key_mask: Tensor | None = None,
     ) -> tuple[Tensor, Past]:
         """The blocks alone; with `past`, the tokens given are the new ones of a known history.
 
-        Shapes: mask additive [1 or B, 1, Q, S], S counts past and new tokens; key_mask additive [B, 1, 1, S]
-            -> hidden [B, Q, D], the Past for next time
+        Shapes: mask additive [1 or B, 1, Q, S] or None for the causal one, S counts past and new tokens; key_mask
+            additive [B, 1, 1, S] -> hidden [B, Q, D], the Past for next time
         """
         x = self.token_embedding(token_fields).sum(dim=2) * self.embedding_scale  # [B, S, F, D] -> [B, S, D]
         x = self.dropout(x + self.kind_embedding(token_kind) * self.embedding_scale)
         time = token_time if past is None else torch.cat([past.time, token_time], dim=1)
+        if mask is None and self.attention is not AttentionForm.FUSED:
+            rows = masks.causal(time.shape[1])[:, :, -x.shape[1] :]
+            mask = masks.additive(rows.to(x.device), x.dtype)
         gaps = None
         if self.config.relative_bias is RelativeBias.POSITION_TIME:
             gaps = TimeGaps(reading_time(token_time, token_kind), time, self.bucket_starts)

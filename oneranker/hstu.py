@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from functools import cached_property
 
 import torch
@@ -17,6 +18,13 @@ BUCKET_WIDTH = 0.301  # natural-log units per time bucket
 LARGEST_GAP = 2**31 - 2  # seconds; a longer gap counts as this one
 SILU_ATTENTION = "rec::SiluAttention"  # custom-domain node; its portable body lives in export/silu_attention.py
 SILU_ATTENTION_VERSION = 2  # 1 had the bias by position added to its mask
+
+
+class AttentionForm(StrEnum):
+    """How the blocks compute SiLU attention: `eager` anywhere; `fused` is a kernel for inference on a GPU."""
+
+    EAGER = "eager"
+    FUSED = "fused"
 
 
 def silu_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -110,14 +118,18 @@ class RelativeAttentionBias(nn.Module):
 class HSTUBlock(nn.Module):
     """One HSTU layer: SiLU on u, v, q, k; SiLU attention over n; gate; no feed-forward (HSTU Eq. 1-3).
 
+    `attention` is a choice of the running process, no part of the model: it is neither saved nor exported.
+
     Shapes: x [B, Q, D], mask additive [1 or B, 1, Q, S] and key_mask additive [B, 1, 1, S], both without bias,
-        past key, value [B, H, S-Q, E] of the tokens before x -> y [B, Q, D], key, value [B, H, S, E]
+        past key, value [B, H, S-Q, E] of the tokens before x -> y [B, Q, D], key, value [B, H, S, E];
+        without a mask, which the fused form alone takes, a row reads itself and what came before it
     """
 
     def __init__(self, config: OneRankerConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.scale = 1.0 / config.max_history  # n is a constant: padding further changes nothing
+        self.attention = AttentionForm.EAGER
         self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=False)
         self.input = nn.Linear(config.width, 4 * config.width, bias=False)
         self.bias = RelativeAttentionBias(config.max_history, config.relative_bias)
@@ -131,7 +143,7 @@ class HSTUBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         gaps: TimeGaps | None,
         past: tuple[Tensor, Tensor] | None = None,
         *,
@@ -142,15 +154,43 @@ class HSTUBlock(nn.Module):
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         if torch.compiler.is_exporting():
-            assert key_mask is not None, "graphs are exported from Generator.forward, which has one"
+            assert mask is not None, "graphs are exported from Generator.forward, which has both masks"
+            assert key_mask is not None
             mixed = self._attention_node(query, key, value, mask, key_mask, gaps)
+        elif self.attention is AttentionForm.FUSED:
+            mixed = self._fused(query, key, value, mask, key_mask, gaps)
         else:
+            assert mask is not None, "Generator.encode makes one where none was given"
             bias = self.bias(query.shape[2], key.shape[2], None if gaps is None else gaps.buckets)
             for part in (bias, key_mask):
                 mask = mask if part is None else mask + part
             mixed = silu_attention(query, key, value, mask, self.scale)
         gated = self.dropout(u * self.output_norm(merge_heads(mixed)))
         return x + self.output(gated), key, value
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        key_mask: Tensor | None,
+        gaps: TimeGaps | None,
+    ) -> Tensor:
+        """The same in one kernel, which is handed the parts of the bias."""
+        from oneranker.fused_attention import fused_silu_attention  # needs this module's constants
+
+        return fused_silu_attention(
+            query,
+            key,
+            value,
+            scale=self.scale,
+            mask=mask,
+            key_mask=key_mask,
+            position_bias=None if self.bias.mode is RelativeBias.NONE else self.bias.position,
+            time_bias=self.bias.time if self.bias.mode is RelativeBias.POSITION_TIME else None,
+            gaps=gaps,
+        )
 
     def _attention_node(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, key_mask: Tensor, gaps: TimeGaps | None

@@ -42,8 +42,7 @@ class OneRanker(nn.Module):
         """Every tensor of design's stage table, by its name, and `scores` fp32 [B, C]."""
         S = batch["token_kind"].shape[1]
         history_mask = self.additive(masks.history(batch["history_length"], S))
-        causal_mask = self.additive(masks.causal(S))
-        out = self.generator(*(batch[name] for name in HISTORY_TENSORS), causal_mask, history_mask)
+        out = self.generator(*(batch[name] for name in HISTORY_TENSORS), None, history_mask)  # None: causal
         out |= self.enhance(out, history_mask)
         out |= self.retriever(out["user_embedding"], index)
         candidates = batch.get("candidate_items", out["candidate_items"])

@@ -20,9 +20,12 @@ MAY_IMPORT = {  # of ours
     "benchmarks": {"benchmarks", "export", "oneranker", "runtime"},
 }
 MAY_INSTALL = {  # of others
-    "oneranker": {"torch", "numpy", "safetensors", "pandas", "pyarrow", "sklearn", "scipy", "tqdm", "matplotlib"},
+    "oneranker": {
+        *("torch", "numpy", "safetensors", "pandas", "pyarrow", "sklearn", "scipy", "tqdm", "matplotlib"),
+        "triton",  # where the fused attention is asked for
+    },
     "runtime": {"numpy", "safetensors", "onnxruntime"},
-    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda"},
+    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors", "tqdm", "cuda", "triton"},
 }
 NOT_FOR_SERVING = (
     *("torch", "onnx", "onnxscript", "export"),

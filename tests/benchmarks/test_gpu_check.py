@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_check import main
-from benchmarks.gpu_plan import LATENCY, STAGES
+from benchmarks.gpu_plan import ATTENTION, LATENCY, STAGES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 ENGINES = [
@@ -44,7 +44,7 @@ def test_without_a_gpu_the_cpu_part_passes_and_all_else_is_named_with_a_reason(
     assert passed == {"bundle", *ON_CPU}
     missing = {name for name, row in rows.items() if row["status"] == "not run"}
     plans = {"tensorrt_rtx: plans", "tensorrt_rtx: probe", "tensorrt: plans"}
-    assert missing == {"device", *ENGINES, *PLACED, *TIMED, *plans}
+    assert missing == {"device", *ENGINES, *PLACED, *ATTENTION, *TIMED, *plans}
     assert all(rows[name]["reason"] for name in missing)
     assert rows[ON_CPU[0]]["figures"]["max_abs_error"] <= rows[ON_CPU[0]]["figures"]["allowed"]
     assert {row["device"] for row in rows.values()} == {"cpu"}
@@ -52,7 +52,7 @@ def test_without_a_gpu_the_cpu_part_passes_and_all_else_is_named_with_a_reason(
     assert all(row["command"].startswith("python -m benchmarks.gpu_check --out") for row in rows.values())
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["passed"], summary["failed"], set(summary["not_run"])) == (6, [], {
-        name if name == "device" else f"given: {name}" for name in missing
+        name if name in ("device", *ATTENTION) else f"given: {name}" for name in missing
     })  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_required_and_missing_a_gpu_is_a_failure(tiny_fp16_bundle: Path, tmp_pat
     done, rows = gpu_check(tmp_path, "--bundle", tiny_fp16_bundle, "--require", "gpu", "--no-latency")
     assert done.returncode == 1
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
-    assert failed == {"device", *PLACED, *(name for name in ENGINES if name.startswith("onnxruntime"))}
+    assert failed == {"device", *PLACED, *ATTENTION, *(name for name in ENGINES if name.startswith("onnxruntime"))}
     assert all(rows[name]["status"] == "passed" for name in ON_CPU)
     assert "torch has no CUDA" in rows["device"]["reason"] or "sees 0 CUDA devices" in rows["device"]["reason"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from oneranker.hstu import RelativeAttentionBias, silu_attention, time_buckets
 from runtime.errors import BuildError, BundleError
 from runtime.onnx_stage import OnnxStage
 
+ROOT = Path(__file__).resolve().parents[2]
 BIASES = pytest.mark.parametrize("bias", RelativeBias, ids=lambda bias: bias.value)
 
 
@@ -141,6 +143,18 @@ def test_onnx_runtime_names_the_node_that_has_neither_body_nor_kernel(tiny_bundl
     path = without_body(tiny_bundle, tmp_path)
     with pytest.raises(BundleError, match=r"rec::SiluAttention has neither a function body.*export\.build"):
         OnnxStage.load("generator", path, (), ())
+
+
+def test_every_node_names_the_plugin_that_tensorrt_may_take_instead(tiny_bundle: Path) -> None:
+    source = (ROOT / "runtime/cpp/tensorrt_plugin/silu_attention_plugin.cpp").read_text(encoding="utf-8")
+    reported = dict(re.findall(r'constexpr const char\* k(Name|Version|Namespace) = "(\w+)";', source))
+    nodes = [node for node in onnx.load(tiny_bundle / "generator" / "model.onnx").graph.node if node.domain == "rec"]
+    assert len(nodes) == 2, "one a layer"
+    for node in nodes:
+        named = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        assert node.op_type == reported["Name"]
+        assert named["plugin_version"].decode() == reported["Version"]
+        assert named["plugin_namespace"].decode() == reported["Namespace"]
 
 
 @pytest.mark.trt
