@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from oneranker.errors import DataError
 from oneranker.trie import Trie, lexicographic_order
 from runtime.errors import BuildError, BundleError
-from runtime.items import HEADER_FILE, SCHEMA_VERSION, TABLES_FILE, ItemIndexHeader, check_tables, code_space_of
+from runtime.item_checks import check_tables, code_space_of
+from runtime.item_header import HEADER_FILE, SCHEMA_VERSION, TABLES_FILE, ItemIndexHeader
 
 _FLOAT_TABLES = ("codebooks", "anchors", "item_table", "item_vectors")
 

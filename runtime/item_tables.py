@@ -100,6 +100,7 @@ class ItemTables:
                 mask = np.zeros(len(self.index), np.bool_)
                 mask[item_filter.only] = True
             if item_filter.without is not None:
+                mask = mask.copy()
                 mask[item_filter.without] = False
             row = self._eligible(used)
             self._memory.staging(row)[:] = self.index.eligible_counts(mask)
