@@ -28,6 +28,8 @@ from oneranker.ranker import item_vectors
 from oneranker.synthetic import synthetic_catalogue, synthetic_model, synthetic_tokenizer
 from oneranker.tokens import Tokenizer
 
+_MARKED = 1 << 26  # semantic IDs of which each can have a mark
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
@@ -158,12 +160,14 @@ def scaled_codes(
         raise ValueError(f"--items: got {items}, expected at most V**L = {space}. Ask for fewer.")
     flat_own = np.ravel_multi_index(tuple(own.T), shape).astype(np.int64)
     generator = np.random.default_rng([seed, items])
-    if 4 * wanted > space or space < 1 << 16:
-        free = np.setdiff1d(np.arange(space), flat_own)
-    else:
-        free = np.setdiff1d(generator.integers(0, space, size=2 * wanted), flat_own)
-    generator.shuffle(free)
-    flat = np.sort(np.concatenate([flat_own, free[: wanted - len(own)]]))
+    if space <= _MARKED:
+        free = np.ones(space, np.bool_)
+        free[flat_own] = False
+        others = generator.choice(np.flatnonzero(free), wanted - len(own), replace=False)
+    else:  # so sparse that twice as many draws are enough
+        drawn = np.unique(generator.integers(0, space, size=2 * wanted))
+        others = generator.choice(drawn[~np.isin(drawn, flat_own)], wanted - len(own), replace=False)
+    flat = np.sort(np.concatenate([flat_own, others]))
     codes = np.stack(np.unravel_index(flat, shape), axis=1).astype(np.int32)
     return codes, np.searchsorted(flat, flat_own)
 

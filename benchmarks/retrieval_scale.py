@@ -1,7 +1,7 @@
 """Retrieval over catalogues of 10^4 to 10^7 items: time, memory, recall of the beams, building and swapping an index.
 
-`python -m benchmarks.retrieval_scale --items 10000 --items 100000 --items 1000000 --items 10000000` prints one JSON line
-a row, the fields those of `benchmarks.retrieval_row.RetrievalRow`. Every step of a row is a process of its own.
+`python -m benchmarks.retrieval_scale --items 10000 --items 10000000` prints one JSON line a row, whose fields
+`benchmarks.retrieval_row.RetrievalRow` explains. Every step of a row is a process of its own.
 """
 
 from __future__ import annotations
