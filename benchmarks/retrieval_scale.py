@@ -52,7 +52,7 @@ class ScaleSettings:
     seconds: float = 20.0  # that the rounds may take
     users: int = 8  # of the recall
     recall_items: int = 10_000_000  # the most items of an exhaustive search
-    memory_gib: float = 12.0  # the most that a dense index may need
+    memory_gib: float = 8.0  # the most that a dense index may need
     work: Path | None = None  # where the folders go that are removed in the end; None: the system's
     out: Path | None = None  # file that the lines are added to
     seed: int = 0
