@@ -31,6 +31,9 @@ class RetrievalRow:
     p50_ms: float | None = None  # of the retriever stage alone: its exported graph over bound memory
     p90_ms: float | None = None
     p99_ms: float | None = None
+    reference_p50_ms: float | None = None  # the same of a catalogue of `reference_items`, rounds of both in turn
+    reference_items: int | None = None
+    p50_vs_reference: float | None = None  # p50_ms / reference_p50_ms; what else the machine does is in both
     filtered_ms: float | None = None  # p50 of the stage and of filling one row of eligibility: 100 items excluded
     lookup_ms: float | None = None  # p50 of looking 500 ids up, the call as a whole
     peak_memory_mib: float | None = None  # of the serving process; a swap needs room for two indexes, mapped or not

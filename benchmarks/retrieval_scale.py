@@ -52,6 +52,7 @@ class ScaleSettings:
     seconds: float = 20.0  # that the rounds may take
     users: int = 8  # of the recall
     recall_items: int = 10_000_000  # the most items of an exhaustive search
+    reference: int = 100_000  # items of the catalogue that larger ones are compared with
     memory_gib: float = 8.0  # the most that a dense index may need
     work: Path | None = None  # where the folders go that are removed in the end; None: the system's
     out: Path | None = None  # file that the lines are added to
@@ -121,7 +122,7 @@ def _measured(
     )
     if retriever == DENSE and (needed := dense_bytes(config, items)) > settings.memory_gib * GIB:
         return replace(row, note=f"not run: needs {needed / GIB:.1f} GiB, {_dense_sum(config, items)}")
-    index = work / _ITEMS
+    index, reference = work / _ITEMS, work / f"{_ITEMS}-{retriever}-reference"
     try:
         checkpoint = str(work / f"{_CHECKPOINT}-{retriever}")
         found = run("index", {
@@ -130,6 +131,7 @@ def _measured(
         })  # fmt: skip
         found |= run("serve", {
             "bundle": str(work / f"{_BUNDLE}-{retriever}"), "items": str(index), "requests": str(work / _REQUESTS),
+            "reference": str(reference) if reference.exists() else None,
             "threads": settings.threads, "rounds": settings.rounds, "seconds": settings.seconds,
         })  # fmt: skip
         if retriever == TRIE and items <= settings.recall_items:
@@ -137,6 +139,8 @@ def _measured(
     except StepFailedError as error:
         return replace(row, note=f"not run: {error}")
     finally:
+        if items == settings.reference and index.exists():
+            index.rename(reference)
         shutil.rmtree(index, ignore_errors=True)
     return replace(row, **found)
 
@@ -236,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=DEFAULT.seconds, help="that they may take (default: %(default)s)")
     add("--users", type=int, default=DEFAULT.users, help="different requests (default: %(default)s)")
     add("--recall-items", type=int, default=DEFAULT.recall_items, help="most items of an exhaustive search")
+    add("--reference", type=int, default=DEFAULT.reference, help="items that larger ones are compared with")
     add("--memory-gib", type=float, default=DEFAULT.memory_gib, help="most for a dense index (default: %(default)s)")
     add("--seed", type=int, default=DEFAULT.seed, help="default: %(default)s")
     add("--work", type=Path, metavar="DIR", help="folder for what is removed in the end (default: the system's)")

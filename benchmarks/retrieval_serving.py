@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.measure import garbage_collector_off, peak_memory_mib
 from oneranker.tokens import Tokens
-from runtime.item_header import TABLES_FILE
+from runtime.item_header import TABLES_FILE, ItemIndexHeader
 from runtime.item_tables import ItemFilter
 from runtime.items import ItemIndex
 from runtime.pipeline import Pipeline
@@ -32,6 +32,7 @@ class Serving:
 
     bundle: str
     items: str  # folder of the item index
+    reference: str | None  # folder of another index, which the stage is timed on in turn
     requests: str  # file of raw requests
     threads: int
     rounds: int
@@ -70,11 +71,12 @@ def serve(settings: Serving) -> dict[str, Any]:
             {"user_embedding": np.concatenate(user), "candidate_items": np.stack(found)},
             Path(settings.items).with_name(ANSWERS),
         )
-        samples = _samples(pipeline, batch, settings)
+        peak = peak_memory_mib()
+        samples, compared = _compared(pipeline, batch, requests, settings)
         filtered = _filtered(pipeline, batch, items)
-        return {
+        return compared | {
             "nodes": nodes, "samples": len(samples), "index_open_s": open_s, "swap_s": swap_s,
-            "swap_slowest_ms": slowest_ms, "peak_memory_mib": peak_memory_mib(),
+            "swap_slowest_ms": slowest_ms, "peak_memory_mib": peak,
             "bytes_per_item": (size - tables + after_private - before_private) / items,
             "resident_bytes_per_item": (after - before - vectors) / items,
             "filtered_ms": float(np.median(filtered)), "lookup_ms": float(np.median(lookup)),
@@ -112,17 +114,39 @@ def _swapped(pipeline: Pipeline, items: str, batch: Sequence[Tokens]) -> tuple[f
     return swap[0], slowest * 1e3
 
 
-def _samples(pipeline: Pipeline, batch: Sequence[Tokens], settings: Serving) -> list[float]:
-    """Milliseconds of the retriever's stage, the requests in turn."""
-    pipeline.timing.enabled = True
+def _compared(
+    pipeline: Pipeline, batch: Sequence[Tokens], requests: Sequence[Any], settings: Serving
+) -> tuple[list[float], dict[str, Any]]:
+    """Milliseconds of the retriever's stage, and how they compare with those of the reference, if there is one."""
+    if settings.reference is None:
+        return _samples({pipeline: batch}, settings)[0], {}
+    other = Pipeline.load(settings.bundle, ONNX, "cpu", settings.threads, items=settings.reference)
+    with other:
+        tokens = [request.tokens for request in other.encode(requests)]
+        for one in tokens:
+            _retrieve(other, one)
+        samples, reference = _samples({pipeline: batch, other: tokens}, settings)
+    p50 = float(np.median(reference))
+    items = ItemIndexHeader.read(Path(settings.reference)).items
+    ratio = float(np.median(samples)) / p50
+    return samples, {"reference_p50_ms": p50, "reference_items": items, "p50_vs_reference": ratio}
+
+
+def _samples(batches: Mapping[Pipeline, Sequence[Tokens]], settings: Serving) -> list[list[float]]:
+    """Milliseconds of the retriever's stage of each pipeline: all requests on the first, all on the second, again."""
     end = time.perf_counter() + settings.seconds
+    for pipeline in batches:
+        pipeline.timing.enabled = True
     with garbage_collector_off():
-        for turn in range(settings.rounds):
-            _retrieve(pipeline, batch[turn % len(batch)])
-            if turn + 1 >= len(batch) and time.perf_counter() > end:
+        for _ in range(-(-settings.rounds // len(next(iter(batches.values()))))):
+            for pipeline, batch in batches.items():
+                for tokens in batch:
+                    _retrieve(pipeline, tokens)
+            if time.perf_counter() > end:
                 break
-    pipeline.timing.enabled = False
-    return pipeline.timing.spans_ms["retriever"]
+    for pipeline in batches:
+        pipeline.timing.enabled = False
+    return [pipeline.timing.spans_ms["retriever"] for pipeline in batches]
 
 
 def _filtered(pipeline: Pipeline, batch: Sequence[Tokens], items: int) -> list[float]:

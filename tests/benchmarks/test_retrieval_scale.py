@@ -55,18 +55,23 @@ def steps_here(seen: list[tuple[str, dict[str, Any]]]) -> retrieval_scale.Run:
 def test_rows_of_a_trie_are_complete_and_nothing_is_left(tiny_bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     settings = ScaleSettings(
         items=(900, 700), retrievers=(TRIE,), checkpoint=checkpoint, bundle=tiny_bundle, threads=1, rounds=4, users=3,
-        recall_items=800, work=tmp_path,
+        recall_items=800, reference=700, work=tmp_path,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, Any]]] = []
     small, large = measure(settings, steps_here(seen))
     assert [step for step, _ in seen] == ["bundles", "index", "serve", "recall", "index", "serve"]
     assert [path.name for path in tmp_path.iterdir()] == ["kept-3"]
     for row, items in ((small, 700), (large, 900)):
-        assert (row.case, row.items, row.note, row.samples) == (f"trie-n{items}", items, "", 4)
+        assert (row.case, row.items, row.note, row.samples) == (f"trie-n{items}", items, "", 6)  # 4, in rounds of 3
         assert not [name for name in MEASURED if asdict(row)[name] is None]
         assert (row.levels, row.codes, row.beams) == (CONFIG.code_levels, CONFIG.codes, CONFIG.beams)
     assert not [name for name in RECALLED if asdict(small)[name] is None]
     assert (large.recall_at_c, large.users) == (None, 0)
+    assert (small.reference_items, small.p50_vs_reference) == (None, None)
+    assert large.p50_ms is not None
+    assert large.reference_p50_ms is not None
+    assert large.reference_items == 700
+    assert large.p50_vs_reference == pytest.approx(large.p50_ms / large.reference_p50_ms)
     index = ItemIndex.read(tmp_path / "kept-3" / "items")
     assert small.recall_at_c == pytest.approx(brute_recall(checkpoint, index, tmp_path / "kept-3"))
 
