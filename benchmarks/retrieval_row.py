@@ -20,7 +20,7 @@ class RetrievalRow:
     case: str  # <retriever>-n<N>
     retriever: str  # trie: beam search over semantic IDs | dense: Eq. 4 over item_vectors
     engine: str = ENGINE
-    items: int  # N
+    items: int  # N: what was asked for, or all of a checkpoint's own where those are more
     levels: int = 0  # L
     codes: int = 0  # V
     beams: int = 0  # W, of each head

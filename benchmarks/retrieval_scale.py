@@ -142,7 +142,7 @@ def _measured(
         if items == settings.reference and index.exists():
             index.rename(reference)
         shutil.rmtree(index, ignore_errors=True)
-    return replace(row, **found)
+    return replace(row, **found | {"case": f"{retriever}-n{found.get('items', items)}"})  # a checkpoint may have more
 
 
 def dense_bytes(config: OneRankerConfig, items: int) -> int:

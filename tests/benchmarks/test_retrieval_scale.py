@@ -122,6 +122,14 @@ def test_a_step_that_fails_is_a_row_that_says_so_and_the_next_size_is_measured()
     assert [(row.note, row.p50_ms) for row in rows] == [("not run: step serve ended with 9", None), ("", 2.0)]
 
 
+def test_a_row_is_named_after_the_items_that_it_has() -> None:
+    def run(step: str, job: dict[str, Any]) -> dict[str, Any]:
+        return {"items": 16} if step == "index" else {}
+
+    (row,) = measure(ScaleSettings(items=(10,), retrievers=(TRIE,), preset="tiny"), run)
+    assert (row.case, row.items) == ("trie-n16", 16)
+
+
 def test_more_items_than_semantic_ids_are_refused() -> None:
     with pytest.raises(FeedError, match=r"got 2000, expected at most V\*\*L = 1331"):
         measure(ScaleSettings(items=(2000,), preset="tiny"), lambda _step, _job: {})
