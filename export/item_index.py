@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import save_file
 
+from export.tensor_file import write_tensors
 from oneranker.errors import DataError
 from oneranker.trie import Trie, lexicographic_order
 from runtime.errors import BuildError, BundleError
-from runtime.items import HEADER_FILE, SCHEMA_VERSION, TABLES_FILE, ItemIndexHeader, check_tables, code_space_of
+from runtime.id_lookup import IdLookup
+from runtime.item_checks import check_tables, code_space_of
+from runtime.item_header import HEADER_FILE, SCHEMA_VERSION, TABLES_FILE, ItemIndexHeader
 
 _FLOAT_TABLES = ("codebooks", "anchors", "item_table", "item_vectors")
+_TEXTS_AT_ONCE = 1024  # characters of several bytes cost the texts around them only
 
 
 def write_item_index(
@@ -63,14 +65,20 @@ def write_item_index(
                 "Give every table in the order of the ids."
             )
     order = lexicographic_order(code_rows)
-    for name in tables.keys() - {"codebooks", "anchors"}:
-        tables[name] = np.ascontiguousarray(tables[name][order])
+    if sorted_already := bool((order[1:] > order[:-1]).all()):
+        order = order[:0]
+    else:
+        for name in tables.keys() - {"codebooks", "anchors"}:
+            tables[name] = np.ascontiguousarray(tables[name][order])
     try:
         tables |= Trie.from_codes(tables["codes"]).tables()
     except DataError as error:
         raise BuildError(f"item index: {error}") from error
-    tables["id_bytes"], tables["id_offsets"] = _packed([ids[row] for row in order])
-    tables["name_bytes"], tables["name_offsets"] = _packed([names[row] for row in order])
+    for kind, texts in (("id", ids), ("name", names)):
+        in_order = texts if sorted_already else [texts[row] for row in order.tolist()]
+        tables[f"{kind}_bytes"], tables[f"{kind}_offsets"] = _packed(in_order)
+    if IdLookup(tables["id_bytes"], tables["id_offsets"]).distinct() != len(ids):
+        _refuse_repeated(ids)
     return _write_folder(Path(out), tables)
 
 
@@ -85,8 +93,7 @@ def _write_folder(out: Path, tables: dict[str, NDArray[Any]]) -> str:
     partial, replaced = (out.with_name(f".{out.name}.{mark}.{word}") for word in ("partial", "replaced"))
     try:
         partial.mkdir()
-        save_file(tables, partial / TABLES_FILE)
-        header = _header(tables, partial / TABLES_FILE)
+        header = _header(tables, write_tensors(tables, partial / TABLES_FILE))
         check_tables(tables, header, where="item index")
         (partial / HEADER_FILE).write_text(header.to_json(), encoding="utf-8")
         try:
@@ -109,15 +116,13 @@ def _write_folder(out: Path, tables: dict[str, NDArray[Any]]) -> str:
     return header.version
 
 
-def _header(tables: dict[str, NDArray[Any]], path: Path) -> ItemIndexHeader:
+def _header(tables: dict[str, NDArray[Any]], version: str) -> ItemIndexHeader:
     codebooks, anchors = tables["codebooks"], tables["anchors"]
     if codebooks.ndim != 3 or anchors.ndim != 2:
         raise BuildError(
             f"item index: codebooks {list(codebooks.shape)} and anchors {list(anchors.shape)}, "
             "expected [L, V, D] and [A, D]. Give one codebook per level."
         )
-    with path.open("rb") as file:
-        version = hashlib.file_digest(file, "sha256").hexdigest()
     return ItemIndexHeader(
         schema_version=SCHEMA_VERSION,
         version=version,
@@ -141,15 +146,15 @@ def _check_texts(ids: Sequence[str], names: Sequence[str], items: int) -> None:
             f"item index: got {len(ids)} ids, {len(names)} names and {items} rows of codes, expected the same number "
             "of each, at least 1. Give every item an id, a name and codes."
         )
-    seen: set[str] = set()
-    for row, item_id in enumerate(ids):
-        if not isinstance(item_id, str) or not item_id:
-            raise BuildError(f"item index: id of row {row} is {item_id!r}, expected a non-empty string. Use str(id).")
-        if item_id in seen:
-            raise BuildError(
-                f"item index: id {item_id!r} of row {row} stands twice, expected unique ids. Drop one row."
-            )
-        seen.add(item_id)
+    if not all(ids) or not all(issubclass(kind, str) for kind in set(map(type, ids))):
+        row = next(row for row, item_id in enumerate(ids) if not isinstance(item_id, str) or not item_id)
+        raise BuildError(f"item index: id of row {row} is {ids[row]!r}, expected a non-empty string. Use str(id).")
+
+
+def _refuse_repeated(ids: Sequence[str]) -> NoReturn:
+    first = {item_id: row for row, item_id in reversed(list(enumerate(ids)))}
+    row, item_id = next((row, item_id) for row, item_id in enumerate(ids) if first[item_id] != row)
+    raise BuildError(f"item index: id {item_id!r} of row {row} stands twice, expected unique ids. Drop one row.")
 
 
 def _integers(name: str, values: ArrayLike) -> NDArray[np.int32]:
@@ -187,12 +192,16 @@ def _flags(values: ArrayLike) -> NDArray[np.uint8]:
 
 def _packed(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Join texts into bytes and cut points: id_bytes [bytes], id_offsets [N+1]."""
+    lengths, joined = np.empty(len(texts), np.int64), []
     try:
-        encoded = [text.encode() for text in texts]
-    except (UnicodeEncodeError, AttributeError) as error:
+        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+            here = texts[begin : begin + _TEXTS_AT_ONCE]
+            whole = "".join(here)
+            joined.append(whole.encode())
+            told = map(len, here) if whole.isascii() else (len(text.encode()) for text in here)
+            lengths[begin : begin + len(here)] = np.fromiter(told, np.int64, len(here))
+    except (UnicodeEncodeError, TypeError) as error:
         raise BuildError(
             f"item index: got a text that is not valid ({error}), expected UTF-8 strings. Clean it."
         ) from error
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    return np.frombuffer(b"".join(joined), np.uint8), np.append(0, np.cumsum(lengths))

@@ -77,7 +77,23 @@ def lexicographic_order(codes: NDArray[np.integer]) -> NDArray[np.int64]:
 
     Shapes: codes int [N, L] -> int64 [N]
     """
-    return np.lexsort(codes.T[::-1]).astype(np.int64, copy=False)
+    keys = _path_numbers(codes)
+    order = np.lexsort(codes.T[::-1]) if keys is None else np.argsort(keys, kind="stable")
+    return order.astype(np.int64, copy=False)
+
+
+def _path_numbers(codes: NDArray[np.integer]) -> NDArray[np.int64] | None:
+    """One number for each row, in the order of the rows; None where int64 has not enough of them."""
+    if codes.ndim != 2 or 0 in codes.shape or codes.min() < 0:
+        return None
+    base = int(codes.max()) + 1
+    if base ** codes.shape[1] > np.iinfo(np.int64).max:
+        return None
+    numbers = np.zeros(len(codes), np.int64)
+    for column in codes.T:
+        numbers *= base
+        numbers += column
+    return numbers
 
 
 def _first_of_prefix(codes: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -13,8 +13,8 @@ import numpy as np
 from runtime.buffers import Arena, Copies
 from runtime.device import GraphCounts
 from runtime.errors import BundleError, UsageError
+from runtime.item_header import TABLE_SPECS
 from runtime.item_tables import ELIGIBLE, ItemTables
-from runtime.items import TABLE_SPECS
 from runtime.manifest import STAGES
 from runtime.masks import NAMES as MASKS
 from runtime.masks import Masks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from runtime.memory import Memory, view
 from runtime.stage import Array, Tensor, TensorSpec, check_feed
 
 ELIGIBLE = "item_eligible"
+MOST_RUNS = 1 << 14  # of counts written one after another; a filter that names more rows is counted item by item
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class ItemTables:
         self._rows, self._row_bytes = 1 + max_batch, 4 * (len(index) + 1)
         self._converted = {spec.name: self._table(spec) for spec in specs if spec.name != ELIGIBLE}
         self._tables: dict[str, Tensor] = {}
+        self._default = np.zeros(0, np.int32)  # row 0 of item_eligible as the host reads it, once settled
 
     def settle(self) -> None:
         """Move the tables to where the engines read them.
@@ -61,7 +64,10 @@ class ItemTables:
             for name, table in self._converted.items():
                 self._tables[name] = self._memory.resident(table, f"{name} of {what}")
             self._tables[ELIGIBLE] = self._memory.allocate(self._rows * self._row_bytes, f"{ELIGIBLE} of {what}")
-            self._memory.put(self._eligible(0), self.index.default_eligible())
+            self._default = self.index.default_eligible()
+            self._memory.put(self._eligible(0), self._default)
+            if self._memory.device is None:
+                self._default = self._memory.staging(self._eligible(0))  # the same numbers, not twice
         except DeviceError:
             self.release()
             raise
@@ -75,7 +81,7 @@ class ItemTables:
             for bound in self.bound.values():
                 last.callback(bound.binding.close)
             last.callback(self._memory.wait)
-            self.bound, self._tables = {}, {}
+            self.bound, self._tables, self._default = {}, {}, self._default[:0].copy()
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A resident tensor by name; `item_eligible` is cut to the R rows of `shape`."""
@@ -95,14 +101,8 @@ class ItemTables:
                 continue
             used += 1
             rows.append(used)
-            mask = self.index.listed
-            if item_filter.only is not None:
-                mask = np.zeros(len(self.index), np.bool_)
-                mask[item_filter.only] = True
-            if item_filter.without is not None:
-                mask[item_filter.without] = False
             row = self._eligible(used)
-            self._memory.staging(row)[:] = self.index.eligible_counts(mask)
+            fill_counts(self._memory.staging(row), self.index, item_filter, self._default)
             self._memory.send(row)
         return rows
 
@@ -130,6 +130,37 @@ class ItemTables:
             if self.letters.get(letter, size) != size:
                 raise BundleError(f"{where}: {spec.name!r} has {letter}={size}, expected {self.letters[letter]}.")
         return table
+
+
+def fill_counts(
+    counts: npt.NDArray[np.int32], index: ItemIndex, item_filter: ItemFilter, default: npt.NDArray[np.int32]
+) -> None:
+    """Write the running counts of what a filter leaves, run by run between the rows that it names.
+
+    Shapes: counts int32 [N+1], out; default int32 [N+1], the counts of an index without a filter
+    """
+    only, without = (np.unique(rows) if rows is not None else rows for rows in (item_filter.only, item_filter.without))
+    named = [rows for rows in (only, without) if rows is not None and len(rows)]
+    inside = all(rows[0] >= 0 and rows[-1] < len(index) for rows in named)
+    if not inside or sum(map(len, named)) > MOST_RUNS:
+        mask = index.listed.copy() if only is None else np.zeros(len(index), np.bool_)
+        if only is not None:
+            mask[only] = True
+        if without is not None:
+            mask[without] = False
+        counts[:] = index.eligible_counts(mask)
+        return
+    if only is None:
+        assert without is not None, "a filter that names nothing is the default"
+        steps = without[index.listed[without]]
+    else:
+        steps = only if without is None else np.setdiff1d(only, without, assume_unique=True)
+    ends = [*(steps + 1).tolist(), len(counts)]
+    for taken, (begin, end) in enumerate(pairwise([0, *ends])):
+        if only is None:
+            np.subtract(default[begin:end], taken, out=counts[begin:end])
+        else:
+            counts[begin:end] = taken
 
 
 def check_same_family(new: ItemIndex, old: ItemIndex) -> None:

@@ -57,6 +57,18 @@ def test_every_row_travels_with_its_id(tmp_path: Path) -> None:
     assert [tuple(row) for row in index.tables["codes"]] == sorted(tuple(row) for row in items["codes"])
 
 
+def test_texts_of_several_bytes_are_cut_where_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.item_index, "_TEXTS_AT_ONCE", 2)
+    items = catalogue()
+    items["names"] = ["", "é", "ab", "c", "漢字", "🧀", "d", "", "é"]
+    items["ids"] = [f"{name}-{row}" for row, name in enumerate(items["names"])]
+    write_item_index(tmp_path / "items", **items)
+    index = ItemIndex.read(tmp_path / "items")
+    rows = index.rows(items["ids"])
+    assert [index.name(row) for row in rows] == items["names"]
+    assert [index.id(row) for row in rows] == items["ids"]
+
+
 def test_the_trie_on_disk_is_the_trie_of_the_codes(tmp_path: Path) -> None:
     write_item_index(tmp_path / "items", **catalogue())
     tables = ItemIndex.read(tmp_path / "items").tables
@@ -114,7 +126,7 @@ def test_an_older_index_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["first index", "older index there"])
-@pytest.mark.parametrize("step", ["save_file", "check_tables"])
+@pytest.mark.parametrize("step", ["write_tensors", "check_tables"])
 def test_a_failure_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, older: bool
 ) -> None:
@@ -168,6 +180,7 @@ ITEMS = catalogue()
     ("edit", "words"),
     [
         ({"ids": ["1000"] * N}, "id '1000' of row 1 stands twice, expected unique ids. Drop"),
+        ({"ids": [*ITEMS["ids"][:-1], "1003"]}, f"id '1003' of row {N - 1} stands twice"),
         ({"ids": ["", *ITEMS["ids"][1:]]}, "id of row 0 is '', expected a non-empty string"),
         ({"ids": [7, *ITEMS["ids"][1:]]}, "id of row 0 is 7, expected a non-empty string"),
         ({"ids": ["\ud800", *ITEMS["ids"][1:]]}, "UTF-8"),

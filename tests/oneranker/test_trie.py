@@ -77,8 +77,9 @@ def test_every_table_is_int32_and_named_as_the_retriever_input() -> None:
     assert {(table.dtype.name, table.shape) for table in tables.values()} == {("int32", tables["trie_code"].shape)}
 
 
-def test_order_is_pythons_order_of_tuples_and_keeps_ties() -> None:
-    codes = np.random.default_rng(3).integers(0, 3, (50, 3))
+@pytest.mark.parametrize("factor", [1, 2**29], ids=["small", "codes beyond one int64 a row"])
+def test_order_is_pythons_order_of_tuples_and_keeps_ties(factor: int) -> None:
+    codes = np.random.default_rng(3).integers(0, 3, (50, 3)).astype(np.int32) * np.int32(factor)
     by_python = sorted(range(50), key=lambda i: tuple(codes[i].tolist()))
     assert lexicographic_order(codes).tolist() == by_python
 

@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from oneranker.tokens import Tokenizer, Tokens
 from oneranker.trie import Trie
 from runtime import Pipeline
-from runtime.items import ItemIndex, code_space_of
+from runtime.item_checks import code_space_of
+from runtime.items import ItemIndex
 from runtime.manifest import FileEntry, ItemsEntry, Manifest, StageEntry, TensorEntry, WeightsEntry, file_sha256
 from runtime.recommendation import Recommendation
 

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from export.item_index import write_item_index
 from runtime.errors import BundleError
-from runtime.items import ItemIndex, code_space_of
+from runtime.item_checks import code_space_of
+from runtime.items import ItemIndex
 
 N, L, V, D, A = 7, 3, 4, 6, 2
 Tables = dict[str, np.ndarray]
