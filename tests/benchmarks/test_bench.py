@@ -30,7 +30,10 @@ class Told:
 
     def program(self, module: str, *words: str) -> str:
         self.programs.append((module, *words))
-        return json.dumps({"case": "trie-n10000", "engine": ENGINE, "p50_ms": 3.0}) + "\n"
+        return (
+            json.dumps({"case": "trie-n10000", "retriever": "trie", "items": 10_000, "p50_ms": 3.0, "engine": ENGINE})
+            + "\n"
+        )
 
     def run(self, settings: LatencySettings, words: Any) -> tuple[dict[str, Any], OneRankerError | None]:
         self.latency.append(settings)
