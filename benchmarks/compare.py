@@ -1,18 +1,23 @@
 """Holds one row set against an earlier one: slower, faster, or noise inside the spread.
 
-    python -m benchmarks.compare benchmarks/results/bench-cpu.jsonl build/bench/rows.jsonl
+    python -m benchmarks.compare benchmarks/results/bench-cpu.jsonl build/bench/bench-cpu.jsonl
     python -m benchmarks.compare OLD NEW --ratios    (another machine: ratios to eager PyTorch, never times)
 
 Rows are joined by case and engine. The change is new p50 / old p50. It is noise when it is at most the largest of
 --tolerance, the old row's spread and the new row's spread, in either direction; a row of one round does not know its
-spread, and 15 % take its place. Peak memory is compared once for each process and flagged above 10 %.
+spread, and 15 % take its place. Noise of more than 30 % is called noisy: nothing can be said of that row. Peak memory
+is compared once for each process and flagged above 10 %. What OLD measured and NEW did not is lost, unless NEW has
+nothing of its case: a run of some cases is compared in those.
+
+Rows of the stage chain decide, and of what is lost, those of our own engines; all others are listed as the reason.
 
 Times are compared on one machine with one number of threads; anything else is an error. --ratios compares
-p50_vs_eager instead, and no memory: eager PyTorch of the same run is the yardstick, and its spreads count too.
+p50_vs_eager instead, and no memory: eager PyTorch of the same run is the yardstick, and its spreads count too. The open
+loop has no ratios.
 
 stdout: a table, then one JSON object on the last line: {"old", "new", "ratios", "changes", "only_old", "only_new",
-"counts"}, fields in benchmarks/comparison.py.
-Exit codes: 0 nothing is slower or takes more memory, 1 something is (or our error), 2 usage.
+"counts", "worse", "noisy"}, fields in benchmarks/comparison.py; "noisy" counts chains.
+Exit codes: 0 nothing that decides is slower, lost or takes more memory, 1 something is (or our error), 2 usage.
 """
 
 from __future__ import annotations
@@ -26,7 +31,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.comparison import NOISE, TOLERANCE, YARDSTICK, Change, Comparison, compare_row_sets, differences
+from benchmarks.comparison import (
+    LOST,
+    NOISE,
+    NOISY,
+    NOISY_ABOVE,
+    TOLERANCE,
+    YARDSTICK,
+    Change,
+    Comparison,
+    compare_row_sets,
+    differences,
+)
 from benchmarks.row_set import RowSet
 from runtime.errors import OneRankerError
 
@@ -77,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def as_json(comparison: Comparison) -> dict[str, object]:
     """The comparison as the last line holds it; `counts` says how many changes have which verdict."""
     verdicts = Counter(change.verdict.partition(":")[0] for change in comparison.changes)
-    return {**asdict(comparison), "counts": dict(verdicts)}
+    worse = [(change.case, change.engine, change.quantity) for change in comparison.worse]
+    return {**asdict(comparison), "counts": dict(verdicts), "worse": worse, "noisy": len(comparison.noisy)}
 
 
 def table(comparison: Comparison, differ: Sequence[str] = ()) -> str:
@@ -89,18 +106,29 @@ def table(comparison: Comparison, differ: Sequence[str] = ()) -> str:
         left = [f"{cell:<{width}}" for cell, width in zip(line[:3], widths[:3], strict=True)]
         right = [f"{cell:>{width}}" for cell, width in zip(line[3:7], widths[3:7], strict=True)]
         lines.append("  ".join([*left, *right, line[7]]).rstrip())
-    for name, keys in (("old", comparison.only_old), ("new", comparison.only_new)):
-        lines += [f"only in the {name} row set: {case} on {engine}" for case, engine in keys]
-    moved = [change for change in comparison.changes if change.factor is not None and change.verdict != NOISE]
-    lines += ["", f"{len(moved)} of {len(comparison.changes)} moved by more than the noise."]
-    lines += [f"{_words(change)}: {change.case} on {change.engine}" for change in moved]
+    only = {"only in the old row set, its case was not run again": comparison.only_old}
+    only |= {"only in the new row set": comparison.only_new}
+    lines += [f"{where}: {case} on {engine}" for where, keys in only.items() for case, engine in keys]
+    lost = [change for change in comparison.changes if change.verdict == LOST]
+    moved = [change for change in comparison.changes if change.factor is not None and change.verdict not in _WITHIN]
+    lines += ["", f"{len(moved)} of {len(comparison.changes)} moved by more than the noise, {len(lost)} are lost."]
+    lines += [_words(change) for change in (*moved, *lost)]
+    if comparison.noisy:
+        lines.append(
+            f"{len(comparison.noisy)} rows of the chain are noisy, by more than {NOISY_ABOVE:.0%}: nothing can be said "
+            "of them. Leave the machine alone and measure again."
+        )
     return "\n".join(lines) + "\n"
 
 
+_WITHIN = (NOISE, NOISY)
+
+
 def _words(change: Change) -> str:
-    """A factor above 1, whichever way it went."""
-    assert change.factor is not None
-    return f"{max(change.factor, 1 / change.factor):.2f}x {change.verdict} ({change.quantity})"
+    """What happened, with a factor above 1 whichever way it went, and whether it decides."""
+    size = "" if change.factor is None else f"{max(change.factor, 1 / change.factor):.2f}x "
+    decides = "; this decides" if change.worse else ""
+    return f"{size}{change.verdict} ({change.quantity}): {change.case} on {change.engine}{decides}"
 
 
 def _cells(change: Change) -> tuple[str, ...]:

@@ -8,7 +8,17 @@ from typing import Any
 
 from benchmarks.row import OPEN, RUNTIME, Row
 from benchmarks.row_set import Ratio, RowSet, sizes_of
-from benchmarks.row_text import NOTHING, WHAT, error, milliseconds, share, times, whole
+from benchmarks.row_text import (
+    NOTHING,
+    OF_RETRIEVAL,
+    WHAT,
+    error,
+    milliseconds,
+    retrieval_cells,
+    share,
+    times,
+    whole,
+)
 
 TIMES = ("p50", "p90", "p95", "p99", "max")
 OF_CASE = (
@@ -17,11 +27,6 @@ OF_CASE = (
 )
 OF_OPEN = ("engine", "arrived/s", "answered/s", *(f"{name} ms" for name in TIMES), "spread", "samples", "note")
 OF_RATIOS = ("question", "case", "A", "A p50 ms", "B", "B p50 ms", "ratio", "spread")
-RETRIEVAL_FIRST = (  # then whatever else the rows have
-    *("case", "engine", "p50_ms", "p90_ms", "p99_ms", "samples", "recall_at_c", "recall_at_10", "bytes_per_item"),
-    *("peak_memory_mib", "index_build_s", "index_bytes", "swap_s"),
-)
-SAME_FOR_ALL = {"machine", "versions", "commit", "command", "date", "threads", "system", "load_average"}
 
 
 def run_block(run: Mapping[str, Any]) -> str:
@@ -76,11 +81,8 @@ def ratio_table(ratios: Sequence[Ratio]) -> str:
 
 
 def retrieval_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Retrieval at scale, with every field that any row has and that is not the run's own."""
-    named = dict.fromkeys(name for row in rows for name in row if name not in SAME_FOR_ALL)
-    known = [name for name in RETRIEVAL_FIRST if name in named]
-    fields = [*known, *(name for name in named if name not in known)]
-    return table("Retrieval at scale", fields, [[_any(row.get(name)) for name in fields] for row in rows], text=2)
+    """Retrieval at scale, a line for each number of items and retriever; what it holds is in the row set."""
+    return table("Retrieval at scale", OF_RETRIEVAL, [retrieval_cells(row) for row in rows], text=0)
 
 
 def table(
@@ -112,15 +114,6 @@ def _case_cells(row: Row) -> tuple[str, ...]:
 
 def _times(row: Row) -> list[str]:
     return [milliseconds(getattr(row, f"{name}_ms")) for name in TIMES]
-
-
-def _any(value: Any) -> str:
-    """A field whose meaning this page does not know."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _is_word(cell: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.row import CHAIN, EAGER, OPEN, RUNTIME, Row
-from benchmarks.row_set import RowSet, items_of, sizes_of, without_items
+from benchmarks.row_set import RowSet, sizes_of
 from benchmarks.row_text import milliseconds, whole
 from runtime.manifest import STAGES
 
@@ -43,7 +43,7 @@ def plots_of(found: RowSet) -> list[Plot]:
     """Everything of a row set that can be drawn, in the order of the page."""
     drawn = []
     for sizes in dict.fromkeys(map(sizes_of, found.rows)):
-        rows = [row for row in found.rows if sizes_of(row) == sizes and row.p50_ms is not None]
+        rows = [row for row in found.rows if sizes_of(row) == sizes and row.p50_ms is not None and row.stage != OPEN]
         if rows:
             title = f"{sizes}: p50 of every stage in ms, on the right of its bar; the whisker ends at p99"
             drawn.append(Plot(name=f"time-{_file_name(sizes)}", title=title, figure=_times(rows, title)))
@@ -51,7 +51,7 @@ def plots_of(found: RowSet) -> list[Plot]:
         if holding:
             title = f"{sizes}: most memory of the whole process, MiB"
             drawn.append(Plot(name=f"memory-{_file_name(sizes)}", title=title, figure=_memory(holding, title)))
-    measured = [row for row in found.retrieval if row.get("p50_ms") is not None and items_of(row)]
+    measured = [row for row in found.retrieval if row.get("p50_ms") is not None]
     if measured:
         title = "Retrieval over the number of items"
         drawn.append(Plot(name="retrieval", title=title, figure=_retrieval(measured, title)))
@@ -92,8 +92,11 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _times(rows: Sequence[Row], title: str) -> Figure:
-    """A panel a stage, a bar an engine, the same engine on the same line of every panel."""
-    stages = [stage for stage in (*STAGES, CHAIN, OPEN) if any(row.stage == stage for row in rows)]
+    """A panel a stage, a bar an engine, the same engine on the same line of every panel.
+
+    The open loop has none: its waiting depends on the load, and each engine has another one.
+    """
+    stages = [stage for stage in (*STAGES, CHAIN) if any(row.stage == stage for row in rows)]
     engines = list(dict.fromkeys(row.engine for row in rows))
     lines = -(-len(stages) // 3)
     figure = _figure(12, lines * (0.3 * len(engines) + 0.9) + 0.4, title)
@@ -142,21 +145,21 @@ def _bars(
 
 
 def _retrieval(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """A panel a measure, a line for every engine and otherwise equal case."""
+    """A panel a measure, a line for every retriever and engine."""
     shown = [measure for measure in OF_RETRIEVAL if any(row.get(measure) is not None for row in rows)]
     figure = _figure(4.4 * len(shown), 3.8, title)
-    lines = list(dict.fromkeys((row["engine"], without_items(row["case"])) for row in rows))
+    lines = list(dict.fromkeys((row["retriever"], row["engine"]) for row in rows))
     for panel, measure in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
-        for number, (engine, case) in enumerate(lines):
+        for number, line in enumerate(lines):
             points = sorted(
-                (items_of(row) or 0, row[measure])
+                (row["items"], row[measure])
                 for row in rows
-                if (row["engine"], without_items(row["case"])) == (engine, case) and row.get(measure) is not None
+                if (row["retriever"], row["engine"]) == line and row.get(measure) is not None
             )
             panel.plot(
                 [point[0] for point in points], [point[1] for point in points], color="black", linewidth=1,
                 marker=MARKERS[number % len(MARKERS)], linestyle=DASHES[number % len(DASHES)],
-                label=case.removesuffix("-n") if len({one for one, _ in lines}) == 1 else f"{case}, {engine}",
+                label=line[0] if len({engine for _, engine in lines}) == 1 else ", ".join(line),
             )  # fmt: skip
         panel.set_xscale("log")
         values = [row[measure] for row in rows if row.get(measure) is not None]

@@ -12,25 +12,32 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.environment import ROOT
 from benchmarks.row import CHAIN, Row
-from benchmarks.row_set import GROWTH, Ratio, RowSet, sizes_of, write_whole
-from benchmarks.row_text import NOTHING, WHAT, milliseconds, p50_and_p99, share, times, whole
+from benchmarks.row_set import BEST, GENERATOR, Ratio, RowSet, sizes_of, write_whole
+from benchmarks.row_text import (
+    OF_RETRIEVAL,
+    WHAT,
+    milliseconds,
+    p50_and_p90,
+    retrieval_cells,
+    share,
+    times,
+    whole,
+)
 from runtime.errors import OneRankerError
 
 logger = logging.getLogger("benchmarks.readme")
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 RESULTS = Path("benchmarks") / "results"
-GENERATOR = "generator"  # the stage with the most work: shown for the last case, the largest; the chain for all
-OF_LATENCY = ("stage", "engine", "p50 (p99) ms", "spread", "against eager", "roofline", "MiB")
-OF_RATIOS = ("A against B", "case", "A", "A p50 ms", "B p50 ms", "ratio")
-OF_RETRIEVAL = ("retrieval", "engine", "p50 (p99) ms", "bytes/item", "recall@C", "recall@10", "build s", "swap s")
-OF_GROWTH = ("more items", "case", "engine", "p50 ms", "before ms", "ratio")
+OF_LATENCY = (
+    *("stage", "engine", "p50 (p90) ms", "samples", "spread", "against eager", "roofline", "of bf16 GEMM", "MiB"),
+)
+OF_RATIOS = ("A against B", "case", "A", "A p50 ms", "B", "B p50 ms", "ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,20 +84,18 @@ def block(path: Path) -> str:
 def text_of(found: RowSet, name: Path) -> str:
     """The block of a row set that lies at `name`; ends with a newline."""
     lines = [*_heading(found, name), ""]
+    chains = {row.case for row in found.rows if row.stage == CHAIN}
+    ratios = [ratio for ratio in found.ratios if ratio.name == BEST]
+    ratios += [ratio for ratio in found.ratios if ratio.name != BEST and ratio.case in chains]
+    if ratios:
+        lines += [*_table(OF_RATIOS, map(_ratio, ratios)), ""]
     cases = list(dict.fromkeys(map(sizes_of, found.rows)))
-    for sizes in cases:
+    for sizes in cases:  # the generator of the last, which is the largest; the chain of all
         stages = (GENERATOR, CHAIN) if sizes == cases[-1] else (CHAIN,)
         shown = [row for row in found.rows if sizes_of(row) == sizes and row.stage in stages]
         lines += [f"`{sizes}`:", "", *_table(OF_LATENCY, map(_latency, shown)), ""]
-    chains = {row.case for row in found.rows if row.stage == CHAIN}
-    steady = [ratio for ratio in found.ratios if ratio.case in chains]
-    growth = [ratio for ratio in found.ratios if ratio.name == GROWTH]
-    if steady:
-        lines += [*_table(OF_RATIOS, map(_ratio, steady)), ""]
     if found.retrieval:
-        lines += [*_table(OF_RETRIEVAL, map(_retrieval, found.retrieval)), ""]
-    if growth:
-        lines += [*_table(OF_GROWTH, map(_ratio, growth)), ""]
+        lines += [*_table(OF_RETRIEVAL, map(retrieval_cells, found.retrieval)), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
@@ -101,8 +106,8 @@ def _heading(found: RowSet, name: Path) -> list[str]:
     return [
         f"`{run['machine']}`, {run['threads']} threads, `{run['date'][:10]}`, commit `{commit[:12]}{changed}`; "
         f"{rounds} rounds in which the engines take turns.",
-        "p50 and p99 are of all samples; spread: of the rounds' medians; roofline: the shortest time that the machine "
-        "allows, as a share of p50.",
+        "p50 and p90 are of all samples; spread: of the rounds' medians; roofline: the shortest time that the machine",
+        "allows, as a share of p50; of bf16 GEMM: the rate of needed operations, as a share of a bf16 product's.",
         f"Repeat with `{run['command']}` and",
         f"`python -m benchmarks.readme {name} --write`; lines in {name}.",
     ]
@@ -128,27 +133,15 @@ def replaced(page: Path, text: str) -> str:
 
 def _latency(row: Row) -> tuple[str, ...]:
     return (
-        row.stage, row.engine, p50_and_p99(row), share(row.spread), times(row.p50_vs_eager), share(row.roofline),
-        whole(row.peak_memory_mib),
+        row.stage, row.engine, p50_and_p90(row.p50_ms, row.p90_ms, row.note), whole(row.samples), share(row.spread),
+        times(row.p50_vs_eager), share(row.roofline), share(row.bf16_gemm_share), whole(row.peak_memory_mib),
     )  # fmt: skip
 
 
 def _ratio(ratio: Ratio) -> tuple[str, ...]:
     return (
         WHAT[ratio.name], f"`{ratio.case}`", ratio.engine, milliseconds(ratio.p50_ms),
-        milliseconds(ratio.against_p50_ms), times(ratio.value),
-    )  # fmt: skip
-
-
-def _retrieval(row: Mapping[str, Any]) -> tuple[str, ...]:
-    def number(name: str, form: str) -> str:
-        return NOTHING if row.get(name) is None else form.format(row[name])
-
-    took = row.get("p50_ms")
-    shown = f"{milliseconds(took)} ({milliseconds(row.get('p99_ms'))})" if took is not None else str(row.get("note"))
-    return (
-        f"`{row['case']}`", row["engine"], shown, number("bytes_per_item", "{:.1f}"), number("recall_at_c", "{:.3f}"),
-        number("recall_at_10", "{:.3f}"), number("index_build_s", "{:.2f}"), number("swap_s", "{:.2f}"),
+        ratio.against, milliseconds(ratio.against_p50_ms), times(ratio.value),
     )  # fmt: skip
 
 

@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import tempfile
+import secrets
+import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.row import CHAIN, ENGINE, KERNELS, NAIVE, PASS_THROUGH, Row
+from benchmarks.retrieval_row import RetrievalRow
+from benchmarks.row import CHAIN, ENGINE, KERNELS, NAIVE, PASS_THROUGH, PEERS, RUNTIME, Row
+from benchmarks.row_lines import AGAIN, checked_run, dataclass_of, objects_of
 from runtime.errors import OneRankerError
 
 RUN, LATENCY, RETRIEVAL, RATIO = KINDS = ("run", "latency", "retrieval", "ratio")
-AGAIN = "Write it again with `python -m benchmarks.bench`"
-RUN_FIELDS = (
-    *("date", "command", "commit", "machine", "load_average", "threads", "system", "versions"),
-    *("ceilings", "seconds"),
-)
-HANDED_ON, FUSED, BOUND, GROWTH = "pass-through", "kernels", "host-copies", "growth"
-GROWTH_FACTOR = 100  # times as many items
+GENERATOR = "generator"  # the stage with the most work
+BEST, HANDED_ON, FUSED, BOUND, GROWTH = "best-peer", "pass-through", "kernels", "host-copies", "growth"
 # name of the comparison -> engine: the engine that it is compared with, and the stages in which they differ: without
 # keys and values handed on the ranker's time has the generator's in it again, which the chain alone shows fairly
 PAIRS: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     HANDED_ON: (PASS_THROUGH, (CHAIN,)),
-    FUSED: ({KERNELS: ENGINE}, ("generator", CHAIN)),
+    FUSED: ({KERNELS: ENGINE}, (GENERATOR, CHAIN)),
     BOUND: ({ENGINE: NAIVE}, (CHAIN,)),
-}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str | None": (str, type(None)),
-    "Mapping[str, str]": (dict,),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Two rows of one row set that do the same work in two ways, as one number.
+    """Two measurements of the same work done in two ways, as one number.
 
+    best-peer: the quickest of PEERS over the quickest of RUNTIME, both by p50, above 1 = ours is faster.
     pass-through, kernels, host-copies: against_p50_ms / p50_ms, above 1 = `engine` is faster than `against`.
-    growth: p50_ms / against_p50_ms, with GROWTH_FACTOR times as many items as in `against_case`.
+    growth: p50_ms / against_p50_ms over more items than in `against_case`; both measured in turn, in one process.
     """
 
     name: str
@@ -61,7 +51,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class RowSet:
-    """One run: where it ran, its rows, those of retrieval at scale as they are, and what was derived from them."""
+    """One run: where it ran, its rows, those of retrieval at scale (fields of RetrievalRow), and what follows."""
 
     run: Mapping[str, Any]
     rows: Sequence[Row] = ()
@@ -76,9 +66,9 @@ class RowSet:
             OneRankerError: It is not there, cut short, of another form, or names a row twice.
         """
         found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-        for where, line in _lines(path):
+        for where, line in objects_of(path):
             kind = line.pop("kind", None)
-            if kind not in found:
+            if kind not in KINDS:
                 raise OneRankerError(f"{where}: kind is {kind!r}, expected one of {', '.join(KINDS)}. {AGAIN}.")
             if (kind == RUN) == any(found.values()):
                 raise OneRankerError(f"{where}: kind is {kind!r}, expected one line of kind run, the first. {AGAIN}.")
@@ -110,40 +100,48 @@ class RowSet:
 
 def derived(rows: Sequence[Row], retrieval: Sequence[Mapping[str, Any]] = ()) -> list[Ratio]:
     """What a pair of rows says that no row says alone; pairs of which one was not measured are left out."""
-    found = []
+    found = _best_peers(rows)
     by_key = {(row.case, row.engine): row for row in rows}
     for name, (pairs, stages) in PAIRS.items():
         for row in rows:
             other = by_key.get((row.case, pairs.get(row.engine, ""))) if row.stage in stages else None
-            if other is None or row.p50_ms is None or other.p50_ms is None:
-                continue
-            found.append(
-                Ratio(
-                    name=name, case=row.case, engine=row.engine, against=other.engine, against_case=other.case,
-                    value=other.p50_ms / row.p50_ms, p50_ms=row.p50_ms, against_p50_ms=other.p50_ms,
-                    spread=max((s for s in (row.spread, other.spread) if s is not None), default=None),
-                )
-            )  # fmt: skip
+            if other is not None and row.p50_ms is not None and other.p50_ms is not None:
+                found.append(_against(name, row, row.p50_ms, other, other.p50_ms))
     return found + _growth(retrieval)
 
 
-def _growth(retrieval: Sequence[Mapping[str, Any]]) -> list[Ratio]:
-    """How much longer a search takes in GROWTH_FACTOR times as many items, everything else alike."""
-    timed = [row for row in retrieval if row.get("p50_ms")]
-    by_key = {(row["engine"], without_items(row["case"]), items_of(row)): row for row in timed}
+def _best_peers(rows: Sequence[Row]) -> list[Ratio]:
+    """For the generator and the chain of every case: the quickest of what a user has without us, over ours."""
     found = []
-    for (engine, rest, items), row in by_key.items():
-        fewer = by_key.get((engine, rest, items // GROWTH_FACTOR)) if items and items % GROWTH_FACTOR == 0 else None
-        if fewer is None:
-            continue
-        found.append(
-            Ratio(
-                name=GROWTH, case=row["case"], engine=engine, against=engine, against_case=fewer["case"],
-                value=row["p50_ms"] / fewer["p50_ms"], p50_ms=row["p50_ms"], against_p50_ms=fewer["p50_ms"],
-                spread=None,
-            )
-        )  # fmt: skip
+    for case in dict.fromkeys(row.case for row in rows if row.stage in (GENERATOR, CHAIN)):
+        timed = [(row.p50_ms, row) for row in rows if row.case == case and row.p50_ms is not None]
+        ours = [one for one in timed if one[1].engine in RUNTIME]
+        theirs = [one for one in timed if one[1].engine in PEERS]
+        if ours and theirs:
+            (p50, row), (other_p50, other) = (min(some, key=lambda one: one[0]) for some in (ours, theirs))
+            found.append(_against(BEST, row, p50, other, other_p50))
     return found
+
+
+def _against(name: str, row: Row, p50_ms: float, other: Row, other_p50_ms: float) -> Ratio:
+    return Ratio(
+        name=name, case=row.case, engine=row.engine, against=other.engine, against_case=other.case,
+        value=other_p50_ms / p50_ms, p50_ms=p50_ms, against_p50_ms=other_p50_ms,
+        spread=max((s for s in (row.spread, other.spread) if s is not None), default=None),
+    )  # fmt: skip
+
+
+def _growth(retrieval: Sequence[Mapping[str, Any]]) -> list[Ratio]:
+    """How much longer a search takes over more items, where the row was measured in turn with one of fewer."""
+    return [
+        Ratio(
+            name=GROWTH, case=row["case"], engine=row["engine"], against=row["engine"],
+            against_case=f"{row['retriever']}-n{row['reference_items']}", value=row["p50_vs_reference"],
+            p50_ms=row["p50_ms"], against_p50_ms=row["reference_p50_ms"], spread=None,
+        )
+        for row in retrieval
+        if row.get("p50_vs_reference") is not None
+    ]  # fmt: skip
 
 
 def sizes_of(row: Row) -> str:
@@ -151,84 +149,39 @@ def sizes_of(row: Row) -> str:
     return row.case.replace(f"{row.stage}-", "", 1)
 
 
-def items_of(row: Mapping[str, Any]) -> int | None:
-    """N of a row of retrieval."""
-    named = re.search(r"(?:^|-)n(\d+)(?:-|$)", row["case"])
-    return int(named[1]) if named else None
-
-
-def without_items(case: str) -> str:
-    """The case with N left open."""
-    return re.sub(r"(^|-)n\d+(?=-|$)", r"\1n", case)
-
-
 def write_whole(path: Path, text: str) -> None:
     """Write a file or leave what was there: a temporary file beside it, then a rename.
+
+    The file keeps the mode that it had; a new one gets what the umask leaves of 0o666.
 
     Raises:
         OneRankerError: It cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise OneRankerError(f"{path}: got {error}, expected a file that can be written. Name another one.") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where a line stands, for messages, and its object."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OneRankerError(f"{path}: got {error}, expected a row set. {AGAIN}.") from error
-    for number, line in enumerate(text.splitlines(), 1):
         try:
-            value = json.loads(line, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise OneRankerError(f"{path}:{number}: got {error}, expected a JSON object. {AGAIN}.") from error
-        if not isinstance(value, dict):
-            raise OneRankerError(
-                f"{path}:{number}: got a {type(value).__name__}, expected an object with a kind. {AGAIN}."
-            )
-        yield f"{path}:{number}", value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name}, which is no number of JSON")
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(text)
+            if path.exists():
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, UnicodeEncodeError) as error:  # half of a surrogate pair is JSON, and no text
+        raise OneRankerError(f"{path}: got {error}, expected a file that can be written. Name another one.") from error
 
 
 def _checked(where: str, kind: str, line: dict[str, Any]) -> Any:
     """A line as what it stands for."""
-    if kind == LATENCY:
-        return _dataclass(where, Row, line)
-    if kind == RATIO:
-        return _dataclass(where, Ratio, line)
-    needed = RUN_FIELDS if kind == RUN else ("case", "engine")
-    if missing := [name for name in needed if name not in line]:
-        raise OneRankerError(f"{where}: got no {', '.join(missing)}, expected {', '.join(needed)} in {kind}. {AGAIN}.")
-    return line
+    if kind == RUN:
+        return checked_run(where, line)
+    if kind == RETRIEVAL:
+        return asdict(dataclass_of(where, RetrievalRow, line))
+    return dataclass_of(where, Row if kind == LATENCY else Ratio, line)
 
 
-def _dataclass(where: str, cls: type[Any], line: dict[str, Any]) -> Any:
-    known = {one.name: one for one in fields(cls)}
-    needed = {name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING}
-    missing, unknown = needed - line.keys(), line.keys() - known.keys()
-    if missing or unknown:
-        raise OneRankerError(
-            f"{where}: got {', '.join(sorted(unknown)) or 'nothing'} beside the fields of a {cls.__name__}, without "
-            f"{', '.join(sorted(missing)) or 'none'}, expected exactly them. {AGAIN}."
-        )
-    for name, value in line.items():
-        allowed = _TYPES[str(known[name].type)]
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            raise OneRankerError(f"{where}: {name} is {value!r}, expected {known[name].type}. {AGAIN}.")
-    return cls(**line)
-
-
-def _check_once(path: Path, keys: Sequence[tuple[str, str]]) -> None:
+def _check_once(path: Path, keys: Iterable[tuple[str, str]]) -> None:
     twice = next((key for key, count in Counter(keys).items() if count > 1), None)
     if twice is not None:
         raise OneRankerError(f"{path}: got {twice[0]} on {twice[1]} twice, expected each row once. {AGAIN}.")

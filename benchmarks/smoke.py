@@ -4,15 +4,18 @@
     python -m benchmarks.smoke --against benchmarks/results/bench-cpu.jsonl --tolerance 0.3
 
 It takes the smallest case of --preset in the committed row set, builds its bundle with random weights under --bundles
-(that of `make bench`, if it is there and nothing changed), and times eager PyTorch and the runtime on it in rounds,
-with the kernels where `make cpp` has built them. Each ratio to eager PyTorch is held against the committed one, as
-`python -m benchmarks.compare --ratios` does. Never a time: another machine has others. A few iterations are noisy:
-less than --tolerance is noise whatever the spread, and what got worse is measured again, --attempts times in all; it
-counts when it is worse every time.
+(that of `make bench`, if it is there and nothing changed), and times eager PyTorch and the runtime on it in rounds. If
+the committed rows have the kernels of `make cpp`, they must be here, unless --no-kernels leaves them out. Each ratio
+to eager PyTorch is held against the committed one, as `python -m benchmarks.compare --ratios` does. Never a time:
+another machine has others. A few iterations are noisy: less than --tolerance is noise whatever the spread, and what got
+worse, or is too noisy to say, is measured again, --attempts times in all; it counts when no attempt clears it.
 
-stdout: the table of the last comparison, then its JSON object on the last line, with "worse_every_time". stderr:
-progress.
-Exit codes: 0 no ratio is worse every time, 1 one is (or our error), 2 usage, 3 bundle, 4 wrong answers.
+It does not see what has no ratio (tokens, recommend), nor what slows eager PyTorch down as much.
+
+stdout: the table of the last comparison, then its JSON object on the last line, with "worse_every_time",
+"noisy_every_time" (nothing can be said on this machine now) and "left_out" (engines of the committed case that the
+guard does not time). stderr: progress.
+Exit codes: 0 every chain was cleared once, 1 one was not (or our error), 2 usage, 3 bundle, 4 wrong answers.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from benchmarks.comparison import Comparison, Key, compare_row_sets, differences
 from benchmarks.environment import ROOT, load_average, usable_cores
 from benchmarks.latency import LatencySettings
 from benchmarks.latency import run as run_latency
-from benchmarks.row import EAGER, ENGINE, KERNELS, Row
+from benchmarks.row import EAGER, ENGINE, KERNELS, OPEN, Row
 from benchmarks.row_set import RowSet, derived, sizes_of
 from benchmarks.table import BUSY
 from export.build import build_bundle
@@ -56,7 +59,7 @@ class SmokeSettings:
     against: Path = ROOT / "benchmarks" / "results" / "bench-cpu.jsonl"
     preset: str = "demo"
     bundles: Path = ROOT / "build" / "bench" / "bundles"  # those of benchmarks.bench
-    kernels: Path | None = None  # None: LIBRARY where it is built
+    kernels: Path | None = LIBRARY  # None: not timed, though the committed row set has them
     iterations: int = 30
     warmup: int = 5
     rounds: int = 2
@@ -88,73 +91,95 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("benchmarks").setLevel(logging.INFO)
     try:
-        comparison, differ, worse = guard(settings)
+        found = guard(settings)
     except OneRankerError as error:
         logger.error("error: %s", error)
         return error.exit_code
-    line = {"old": str(settings.against), "ratios": True, **as_json(comparison), "worse_every_time": worse}
-    sys.stdout.write(f"{table(comparison, differ)}{_verdict(worse)}\n{json.dumps(line)}\n")
-    return 1 if worse else 0
+    line = {
+        "old": str(settings.against), "ratios": True, **as_json(found.comparison), "worse_every_time": found.worse,
+        "noisy_every_time": found.noisy, "left_out": found.left_out,
+    }  # fmt: skip
+    sys.stdout.write(f"{table(found.comparison, found.differ)}{_verdict(found)}\n{json.dumps(line)}\n")
+    return 1 if found.worse or found.noisy else 0
 
 
-def guard(settings: SmokeSettings) -> tuple[Comparison, list[str], list[Key]]:
-    """Measure and compare, again while something is worse that was so every time before.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the guard found: the last comparison, and what no attempt cleared."""
 
-    Returns:
-        The last comparison, what else differs from the committed run, and the rows that were worse every time.
+    comparison: Comparison
+    differ: Sequence[str]  # what else differs from the committed run
+    worse: Sequence[Key]  # in every attempt
+    noisy: Sequence[Key]  # in some, and worse in the others
+    left_out: Sequence[str]  # engines of the committed case that were not timed
+
+
+def guard(settings: SmokeSettings) -> Finding:
+    """Measure and compare, again while there is a chain that no attempt has cleared.
 
     Raises:
-        OneRankerError: As in `measure_smallest` and `benchmarks.comparison.compare_row_sets`.
+        OneRankerError: As in `smallest_case`, `engines_of`, `measure` and `benchmarks.comparison.compare_row_sets`.
     """
     committed = RowSet.read(settings.against)
     if (load := load_average() or 0.0) > BUSY * usable_cores():
         logger.warning("NOISY: %g processes are already running here; what follows may be their doing.", load)
-    worse: list[Key] = []
+    case = smallest_case(committed, settings.preset)
+    old = [row for row in committed.rows if sizes_of(row) == case[0]]
+    engines = engines_of(old, settings.kernels)
+    left_out = [name for name in dict.fromkeys(row.engine for row in old) if name not in engines]
+    kept = [row for row in old if row.engine in engines and row.stage != OPEN]  # which has no ratios
+    suspects: dict[Key, bool] = {}  # not cleared yet -> worse every time
     for attempt in range(settings.attempts):
-        new = measure_smallest(settings, committed)
+        new = measure(settings, case, engines, int(committed.run["threads"]))
         if settings.out is not None:
             new.write(settings.out)
-        comparison = compare_row_sets(shared_with(committed, new), new, ratios=True, tolerance=settings.tolerance)
-        found = [(change.case, change.engine) for change in comparison.worse]
-        worse = [key for key in found if attempt == 0 or key in worse]
-        if not worse:
+        comparison = compare_row_sets(RowSet(committed.run, kept), new, ratios=True, tolerance=settings.tolerance)
+        worse = {(change.case, change.engine) for change in comparison.worse}
+        found = worse | {(change.case, change.engine) for change in comparison.noisy}
+        suspects = {key: key in worse and suspects.get(key, True) for key in found if attempt == 0 or key in suspects}
+        if not suspects:
             break
-        logger.info("attempt %d of %d: %d ratios are worse", attempt + 1, settings.attempts, len(worse))
-    return comparison, differences(committed.run, new.run), worse
+        logger.info("attempt %d of %d: %d chains are worse or noisy", attempt + 1, settings.attempts, len(suspects))
+    return Finding(
+        comparison=comparison, differ=differences(committed.run, new.run), left_out=left_out,
+        worse=sorted(key for key, always in suspects.items() if always),
+        noisy=sorted(key for key, always in suspects.items() if not always),
+    )  # fmt: skip
 
 
-def _verdict(worse: Sequence[Key]) -> str:
-    if not worse:
-        return "No ratio is worse every time.\n"
-    return "".join(f"worse every time: {case} on {engine}\n" for case, engine in worse)
+def _verdict(found: Finding) -> str:
+    lines = [f"left out, not timed here: {', '.join(found.left_out)}"] if found.left_out else []
+    lines += [f"worse every time: {case} on {engine}" for case, engine in found.worse]
+    lines += [
+        f"worse or too noisy every time: {case} on {engine}: nothing can be said on this machine now. Leave it alone "
+        "and repeat."
+        for case, engine in found.noisy
+    ]
+    if not found.worse and not found.noisy:
+        lines.append("No ratio is worse every time.")
+    return "\n".join(lines) + "\n"
 
 
-def measure_smallest(settings: SmokeSettings, committed: RowSet) -> RowSet:
-    """Time the smallest committed case of the preset again, on fewer engines and with fewer iterations.
+def measure(settings: SmokeSettings, case: re.Match[str], engines: Sequence[str], threads: int) -> RowSet:
+    """Time a committed case again, on these engines and with fewer iterations.
 
     Raises:
         BuildError: The bundle cannot be built.
         ParityError: The runtime answers unlike the weights.
-        OneRankerError: The row set has no case of the preset.
     """
     begin = time.perf_counter()
-    sizes = smallest_sizes(committed, settings.preset)
-    bundle = settings.bundles / f"{settings.preset}-n{sizes['N']}-{Precision.FP32}"
+    items = int(case["N"])
+    bundle = settings.bundles / f"{settings.preset}-n{items}-{Precision.FP32}"
     logger.info("%s: building, or found as it was", bundle)
     build_bundle(
-        BuildSettings(
-            preset=settings.preset, items=sizes["N"], out=bundle, precision=Precision.FP32, engine=Engine.NONE
-        )
+        BuildSettings(preset=settings.preset, items=items, out=bundle, precision=Precision.FP32, engine=Engine.NONE)
     )
-    kernels = settings.kernels or (LIBRARY if LIBRARY.is_file() else None)
-    if kernels is None:
-        logger.info("%s is not built: %s is left out. Build it with `make cpp`.", LIBRARY, KERNELS)
     report, wrong = run_latency(
         LatencySettings(
-            bundle=bundle, batch=(sizes["B"],), history=sizes["S"], iterations=settings.iterations,
-            warmup=settings.warmup, rounds=settings.rounds, kernels=kernels,
-            threads=settings.threads or min(usable_cores(), int(committed.run["threads"])),
-            engines=(EAGER, ENGINE) if kernels is None else (EAGER, ENGINE, KERNELS),
+            bundle=bundle, batch=(int(case["B"]),), history=int(case["S"]), iterations=settings.iterations,
+            warmup=settings.warmup, rounds=settings.rounds, kernels=settings.kernels if KERNELS in engines else None,
+            threads=settings.threads or min(usable_cores(), threads),
+            engines=tuple(engines),
         )
     )  # fmt: skip
     if wrong is not None:
@@ -162,28 +187,37 @@ def measure_smallest(settings: SmokeSettings, committed: RowSet) -> RowSet:
     return _row_set(report, settings.preset, time.perf_counter() - begin)
 
 
-def smallest_sizes(committed: RowSet, preset: str) -> dict[str, int]:
-    """B, S and N of the preset's case with the least of them.
+def engines_of(rows: Sequence[Row], kernels: Path | None) -> tuple[str, ...]:
+    """Eager PyTorch and our engines that these committed rows are of.
+
+    Raises:
+        OneRankerError: The kernels were timed, and are neither here nor left out.
+    """
+    timed = any(row.engine == KERNELS and row.p50_ms is not None for row in rows)
+    if not timed or kernels is None:
+        return (EAGER, ENGINE)
+    if not kernels.is_file():
+        raise OneRankerError(
+            f"--kernels {kernels}: no such file, expected the library of {KERNELS}, which the committed row set has. "
+            "Build it with `make cpp`, or leave its rows unguarded with --no-kernels."
+        )
+    return (EAGER, ENGINE, KERNELS)
+
+
+def smallest_case(committed: RowSet, preset: str) -> re.Match[str]:
+    """The preset's case with the fewest tokens, then items; its parts by name, as in SIZES.
 
     Raises:
         OneRankerError: There is none.
     """
     named = [SIZES.fullmatch(sizes) for sizes in dict.fromkeys(map(sizes_of, committed.rows))]
-    found = [{letter: int(one[letter]) for letter in "BSN"} for one in named if one and one["preset"] == preset]
+    found = [one for one in named if one and one["preset"] == preset]
     if not found:
         raise OneRankerError(
             f"smoke: got no case of the preset {preset} among {len(named)}, expected one such as "
             f"{preset}-b1-s256-c128-n10000. Measure it with `python -m benchmarks.bench`, or name another --preset."
         )
-    return min(found, key=lambda sizes: (sizes["B"] * sizes["S"], sizes["N"]))
-
-
-def shared_with(committed: RowSet, new: RowSet) -> RowSet:
-    """The committed rows of what was measured again: the others are no news."""
-    keys = {(row.case, row.engine) for row in new.rows}
-    return replace(
-        committed, rows=[row for row in committed.rows if (row.case, row.engine) in keys], retrieval=(), ratios=()
-    )
+    return min(found, key=lambda one: (int(one["B"]) * int(one["S"]), int(one["N"])))
 
 
 def _row_set(report: dict[str, Any], preset: str, seconds: float) -> RowSet:
@@ -204,7 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", default=DEFAULT.preset, help="whose smallest case is timed (default: %(default)s)")
     add("--bundles", type=Path, default=DEFAULT.bundles, metavar="FOLDER",
         help="where its bundle is built (default: build/bench/bundles)")  # fmt: skip
-    add("--kernels", type=Path, metavar="FILE", help="default: build/cpp/release/liboneranker_kernels.so, if built")
+    add("--kernels", type=Path, default=DEFAULT.kernels, metavar="FILE",
+        help="of `make cpp` (default: build/cpp/release/liboneranker_kernels.so)")  # fmt: skip
+    add("--no-kernels", dest="kernels", action="store_const", const=None, help="leave their rows unguarded")
     add("--iterations", type=int, default=DEFAULT.iterations, help="timed batches a round (default: %(default)s)")
     add("--warmup", type=int, default=DEFAULT.warmup, help="batches thrown away first (default: %(default)s)")
     add("--rounds", type=int, default=DEFAULT.rounds, help="turns of each engine (default: %(default)s)")

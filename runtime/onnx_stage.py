@@ -110,12 +110,19 @@ class OnnxStage:
             BundleError: If the graph cannot be read, or its inputs and outputs are not the manifest's.
             DeviceError: If ONNX Runtime or the device is not here, or cannot do what was asked for.
         """
-        if device is not None and profile is None:
+        if device is not None:
+            if profile is not None:
+                raise DeviceError(
+                    f"{name}: got profile={profile} for a stage on a device, expected it for one on the host. "
+                    "Leave profile out, or device."
+                )
             session, placement = open_session(name, path, device, _settings(threads), graphs=graphs)
             return cls(name, session, inputs, outputs, device=device, placement=placement, graphs=graphs)
-        if graphs or device is not None:
-            asked = "CUDA graphs were asked for on the host" if graphs else "a profile was asked for on a device"
-            raise DeviceError(f"{name}: {asked}, expected it the other way round. Ask for none.")
+        if graphs:
+            raise DeviceError(
+                f"{name}: got CUDA graphs for a stage on the host, expected them for one on a CUDA device. "
+                "Leave graphs out, or ask for the device."
+            )
         provider = provider_of("cpu")
         import onnxruntime
 
@@ -163,11 +170,16 @@ class OnnxStage:
         """Stop timing the nodes: the file with what was timed.
 
         Raises:
-            UsageError: The stage was not loaded with `profile`.
+            UsageError: The stage was not loaded with `profile`, or is closed.
         """
+        if self._session is None:
+            raise UsageError(f"{self.name}: got a closed stage, expected an open one. End its profile before close().")
         path = self._session.end_profiling()
         if not path:
-            raise UsageError(f"{self.name}: got no timed nodes, expected a stage that is loaded with profile=PATH.")
+            raise UsageError(
+                f"{self.name}: got no timed nodes, expected a stage that is loaded with profile=PATH and ended once. "
+                "Load it so."
+            )
         return Path(path)
 
     def close(self) -> None:

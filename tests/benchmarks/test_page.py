@@ -14,8 +14,9 @@ from synthetic_rows import row_set
 
 from benchmarks.page import main, write_page
 from benchmarks.plots import plots_of
-from benchmarks.row import CHAIN, ENGINE, OPEN, Row
-from benchmarks.row_set import RowSet
+from benchmarks.row import CHAIN, ENGINE, KERNELS, NAIVE, OPEN, Row
+from benchmarks.row_set import HANDED_ON, RowSet
+from benchmarks.row_text import WHAT
 
 VOID = {"meta", "img", "br"}
 
@@ -91,16 +92,24 @@ def test_every_row_and_ratio_and_fact_of_the_run_is_on_the_page(page: Reader) ->
             assert value is not None
             assert float(cell) == pytest.approx(value, rel=0.005)
     assert len(page.tables["Open loop"]) == 2
-    assert [cells[6] for cells in page.tables["A against B"][1:]] == [f"{one.value:.2f}x" for one in found.ratios]
+    shown = page.tables["A against B"][1:]
+    assert [cells[6] for cells in shown] == [f"{one.value:.2f}x" for one in found.ratios]
+    assert [cells[0] for cells in shown[:3]] == ["best of ours, against the best peer"] * 2 + [WHAT[HANDED_ON]]
+    assert shown[1][2:6:2] == [KERNELS, NAIVE]  # the chain's
     facts = dict(page.tables["The run"])
     assert facts["machine"] == "Some CPU, 2 cores"
     assert facts["ceiling copy_gb_s"] == "10.0"
 
 
-def test_a_field_of_retrieval_that_the_page_does_not_know_has_a_column(page: Reader) -> None:
+def test_retrieval_shows_time_against_fewer_items_and_why_there_is_none(page: Reader) -> None:
     head, *rows = page.tables["Retrieval at scale"]
-    assert [row[head.index("beams")] for row in rows] == ["8", "8", "–"]
-    assert [row[head.index("case")] for row in rows] == ["trie-n1000", "trie-n100000", "dense-n100000"]
+    shown = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(row["items N"], row["retriever"], row["p50 against"]) for row in shown] == [
+        ("1,000", "trie", "–"), ("100,000", "trie", "–"), ("10,000,000", "trie", f"{4 / 3.2:.2f}x that of 100,000"),
+        ("100,000", "dense", "–"),
+    ]  # fmt: skip
+    assert [row["p50 (p90) ms"] for row in shown[2:]] == ["4.00 (4.40)", "not run: big"]
+    assert list(shown[0].values())[4:] == ["99.5", "0.910", "0.950", "0.50", "0.12", "0.25"]
 
 
 def test_text_of_a_row_set_is_shown_not_run(page: Reader, text: str) -> None:
@@ -147,6 +156,7 @@ def test_every_plot_is_a_png_and_an_svg_and_says_in_words_what_it_shows(page: Re
 def test_the_bars_are_the_medians_and_the_whiskers_end_at_p99() -> None:
     found = row_set()
     figure = plots_of(found)[0].figure
+    assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == ["generator", CHAIN]  # no open loop
     panel = next(axes for axes in figure.axes if axes.get_title() == CHAIN)
     rows = [row for row in found.rows if row.stage == CHAIN and row.p50_ms is not None]
     assert [bar.get_width() for bar in panel.patches] == [row.p50_ms for row in rows]
@@ -155,6 +165,15 @@ def test_the_bars_are_the_medians_and_the_whiskers_end_at_p99() -> None:
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == list(dict.fromkeys(row.engine for row in found.rows if row.p50_ms is not None))
     assert len({bar.get_hatch() for bar in panel.patches}) == 2  # told apart without colour
+
+
+def test_a_line_of_retrieval_is_one_retriever_over_the_number_of_items() -> None:
+    figure = next(plot.figure for plot in plots_of(row_set()) if plot.name == "retrieval")
+    [line] = figure.axes[0].get_lines()
+    trie = [row for row in row_set().retrieval if row["p50_ms"]]
+    assert list(line.get_xdata()) == [row["items"] for row in trie]
+    assert list(line.get_ydata()) == [row["p50_ms"] for row in trie]
+    assert line.get_label() == "trie"
 
 
 def test_the_same_row_set_gives_the_same_page_and_plots(folder: Path, tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_graphs_that_cannot_be_captured_are_an_error_with_the_next_step(
 
 
 def test_graphs_on_the_host_are_refused(graph: Path) -> None:
-    with pytest.raises(DeviceError, match="CUDA graphs were asked for on the host"):
+    with pytest.raises(DeviceError, match="got CUDA graphs for a stage on the host"):
         load(graph, None, graphs=True)
 
 

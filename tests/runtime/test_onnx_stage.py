@@ -149,5 +149,17 @@ def test_a_stage_loaded_with_a_profile_says_which_nodes_each_run_had(tmp_path: P
 def test_nodes_are_timed_only_when_asked_for_and_only_on_the_host(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="adder: got no timed nodes, expected a stage that is loaded with profile"):
         load(tmp_path).end_profiling()
-    with pytest.raises(DeviceError, match="adder: a profile was asked for on a device"):
+    with pytest.raises(DeviceError, match=r"adder: got profile=.*nodes for a stage on a device, expected .* the host"):
         load(tmp_path, profile=tmp_path / "nodes", device=object())
+    with pytest.raises(DeviceError, match="adder: got CUDA graphs for a stage on the host, expected them for one on a"):
+        load(tmp_path, graphs=True)
+
+
+def test_a_profile_can_be_ended_once_and_not_after_the_stage_is_closed(tmp_path: Path) -> None:
+    stage = load(tmp_path, profile=tmp_path / "nodes")
+    assert stage.end_profiling().is_file()
+    with pytest.raises(UsageError, match="expected a stage that is loaded with profile=PATH and ended once"):
+        stage.end_profiling()
+    stage.close()
+    with pytest.raises(UsageError, match=r"adder: got a closed stage, expected an open one.*before close"):
+        stage.end_profiling()
