@@ -86,7 +86,7 @@ cpp-parts: $(VENV)/.installed
 bench: $(VENV)/.installed cpp ## the CPU benchmark: rows, HTML page and trace into build/bench; leave the machine alone meanwhile
 	$(RUN) -m benchmarks.bench --out build/bench $(BENCH_FLAGS)
 
-bench-smoke: $(VENV)/.installed ## a small part of it: did a ratio get worse than in the committed rows?
+bench-smoke: $(VENV)/.installed cpp ## a small part of it: did a ratio get worse than in the committed rows?
 	$(RUN) -m benchmarks.smoke
 
 gpu-check: ## everything that needs a GPU, on this machine; WHEELS=folder where there is no network

@@ -9,8 +9,8 @@ every case of benchmarks/matrix.py, engines taking turns, then benchmarks.retrie
 (benchmarks/row_set.py), one HTML page with its plots, and a trace of one request. Every engine must be here that a case
 names: without the kernels of `make cpp` it stops, unless --no-kernels leaves them out.
 
-stdout: one JSON object, {"rows", "page", "trace", "seconds"}. stderr: progress with what is left. The reports of the
-cases that are done stand in OUT/reports.jsonl if it has to stop. Exit codes: 0 ok, 1 our error, 2 usage, 3 bundle,
+stdout: one JSON object, {"rows", "page", "trace", "seconds"}. stderr: progress with what is left. The report of
+every case that is done stands in OUT/reports, whatever becomes of the next. Exit codes: 0 ok, 1 our error, 2 usage, 3 bundle,
 4 answers that are not those of the weights.
 """
 
@@ -22,7 +22,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from benchmarks.environment import PACKAGES, place, usable_cores
 from benchmarks.latency import run
 from benchmarks.matrix import MATRIX, SCALE, Case
 from benchmarks.row import Row
-from benchmarks.row_set import RowSet, derived
+from benchmarks.row_set import RowSet, derived, write_whole
 from runtime.errors import OneRankerError
 
 logger = logging.getLogger("benchmarks.bench")
@@ -51,7 +51,7 @@ class BenchSettings:
     cases: tuple[str, ...] = ()  # names of benchmarks/matrix.py; none: all
     kernels: Path | None = KERNELS_FILE
     threads: int | None = None  # None: one per core
-    rounds: int = 3
+    rounds: int = 5
     scale: bool = True  # retrieval at scale, too
 
     def __post_init__(self) -> None:
@@ -86,39 +86,41 @@ def bench(settings: BenchSettings, words: Sequence[str] = ()) -> dict[str, Any]:
         )
     threads = settings.threads or usable_cores()
     facts = place("benchmarks.bench", words, threads, PACKAGES)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    path = settings.out / "bench-cpu.jsonl"
     bundles = {case.bundle: _bundle(settings.out / "bundles" / case.bundle, case) for case in settings.chosen}
     logger.info("ceilings of this machine: GEMM and copy")
     ceilings = ceilings_apart(threads)
     rows = _time_cases(settings, bundles, threads, ceilings)
-    retrieval = _retrieval(settings, threads) if settings.scale else []
-    facts |= {"ceilings": asdict(ceilings), "seconds": round(time.monotonic() - begin, 1)}
-    found = RowSet(facts, rows, retrieval, derived(rows, retrieval))
-    path = settings.out / "bench-cpu.jsonl"
-    found.write(path)
+
+    def write(retrieval: Sequence[Mapping[str, Any]]) -> float:
+        seconds = round(time.monotonic() - begin, 1)
+        run_line = facts | {"ceilings": asdict(ceilings), "seconds": seconds}
+        RowSet(run_line, rows, retrieval, derived(rows, retrieval)).write(path)
+        return seconds
+
+    write([])  # what comes next may fail
+    seconds = write(_retrieval(settings, threads)) if settings.scale else write([])
     page, trace = settings.out / "page", settings.out / "trace.json"
     _program("benchmarks.page", str(path), "--out", str(page))
     first = settings.chosen[0]
     given = [] if settings.kernels is None else ["--kernels", str(settings.kernels)]
-    _program("benchmarks.trace", "--bundle", str(bundles[first.bundle]), *given, "--out", str(trace))
-    return {"rows": str(path), "page": str(page / "index.html"), "trace": str(trace), "seconds": facts["seconds"]}
+    given += ["--threads", str(threads), "--out", str(trace)]
+    _program("benchmarks.trace", "--bundle", str(bundles[first.bundle]), *given)
+    return {"rows": str(path), "page": str(page / "index.html"), "trace": str(trace), "seconds": seconds}
 
 
 def _time_cases(settings: BenchSettings, bundles: dict[str, Path], threads: int, ceilings: Ceilings) -> list[Row]:
     """Every case, one after another; its report is on disk before the next one begins."""
     rows: list[Row] = []
-    reports = settings.out / "reports.jsonl"
-    reports.unlink(missing_ok=True)
     todo = settings.chosen
     begin, done = time.monotonic(), 0
     every = sum(len(case.engines) for case in todo)
     for number, case in enumerate(todo, 1):
-        left = f", about {(time.monotonic() - begin) / done * (every - done) / 60:.0f} min left" if done else ""
+        left = f", about {(time.monotonic() - begin) / done * (every - done) / 60:.0f} min left of them" if done else ""
         logger.info("case %d of %d: %s%s", number, len(todo), case.name, left)
         latency = case.settings(bundles[case.bundle], settings.kernels, threads, settings.rounds, ceilings)
         report, wrong = run(latency, ["--bundle", case.bundle])
-        with reports.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
+        write_whole(settings.out / "reports" / f"{case.name}.json", json.dumps(report))
         if wrong is not None:
             raise wrong
         rows += [replace(Row(**row), case=f"{case.preset}-{row['case']}") for row in report["rows"]]

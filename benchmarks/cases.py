@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,12 +174,16 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     with tempfile.TemporaryDirectory(prefix="oneranker-latency-") as temporary:
         folder = Path(temporary)
         workload.write(folder)
-        for turn in range(settings.rounds * len(names)):
-            name = names[turn % len(names)]
+        turns = [(name, turn) for turn in range(settings.rounds) for name in names]
+        took: dict[str, float] = {}  # seconds of the last process of each engine
+        for number, (name, turn) in enumerate(turns):
             if found[name].not_run is not None:
                 continue
-            logger.info("%s, batch %d: process %d of %d", name, batch, turn + 1, settings.rounds * len(names))
-            found[name].found.append(measure_apart(folder, name))
+            left = _told_left([name for name, _ in turns[number:]], took)
+            logger.info("%s, batch %d: process %d of %d%s", name, batch, number + 1, len(turns), left)
+            begin = time.monotonic()
+            found[name].found.append(measure_apart(folder, name, turn))
+            took[name] = time.monotonic() - begin
             if found[name].not_run is None and name not in apart:
                 apart[name] = errors(read_answers(folder, name), *_yardsticks(folder), outputs)
                 if name in OF_BUNDLE:
@@ -188,6 +193,14 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     order = (*STAGES, CHAIN, OPEN, TOKENS, RECOMMEND)
     rows.sort(key=lambda row: order.index(row.stage))  # stable: the engines of a stage side by side
     return rows, failures
+
+
+def _told_left(names: Sequence[str], took: Mapping[str, float]) -> str:
+    """How long the processes that are left will take, as long as those before them; "" before there are any."""
+    if not took:
+        return ""
+    usual = sum(took.values()) / len(took)
+    return f", about {sum(took.get(name, usual) for name in names):.0f} s left"
 
 
 def _yardsticks(folder: Path) -> tuple[Answers, Answers]:
@@ -248,7 +261,7 @@ def _measured(row: Row, rounds: Rounds) -> Row:
         row = replace(row, offered_per_s=offered, requests_per_s=answered)
     return replace(
         row,
-        peak_memory_mib=rounds.most("peak_memory_mib"),
-        device_memory_mib=rounds.most("device_memory_mib"),
+        peak_memory_mib=rounds.peak_memory_mib,
+        device_memory_mib=rounds.device_memory_mib,
         compile_s=sum(seconds.values()) if seconds and row.stage == CHAIN else seconds.get(row.stage),
     )

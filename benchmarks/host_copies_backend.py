@@ -1,7 +1,8 @@
 """A baseline: the bundle's graphs without our runtime, as a first server is written: one session.run after another.
 
 Every stage hands fresh arrays to the caller, who hands them to the next one; masks and item tables are fed at every
-call. ONNX Runtime's own settings but for the number of threads.
+call. The sessions have the runtime's number of threads, and like its own they do not spin while they wait: four pools
+that do would take the cores from each other.
 """
 
 from __future__ import annotations
@@ -109,4 +110,5 @@ class HostCopiesBackend:
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -3,8 +3,8 @@
 Operations: those of the products that eager PyTorch does, as torch.utils.flop_counter counts them, less the half of
 HSTU's attention that the causal mask makes zero; what is done element by element (SiLU, norms, softmax) is not counted.
 Bytes: weights, inputs and outputs of the stage, each moved once; of embedding and item tables nothing, since a request
-reads few of their rows. The longer of the two times is the floor (Williams et al., 2009); nothing can be quicker, and a
-share of 1 is not to be had.
+reads few of their rows. The longer of the two times is the floor (Williams et al., 2009). It is a yardstick, not a
+bound: the rates are those of one large product and of one copy through memory, and what stays in a cache moves faster.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Needed:
     bytes: float  # moved once, in fp32
 
     def floor_ms(self, ceilings: Ceilings, precision: str) -> float:
-        """The shortest time that both ceilings allow, in milliseconds."""
+        """The longer of its times at the two rates, in milliseconds."""
         width = 1.0 if precision == "fp32" else 0.5
         computing = self.operations / (ceilings.gemm_gflops(precision) * 1e9)
         moving = self.bytes * width / (ceilings.copy_gb_s * 1e9)

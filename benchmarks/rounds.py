@@ -49,10 +49,15 @@ class Rounds:
         """Of every round; none where this engine does not run the stage."""
         return [one.samples_ms[stage] for one in self.found if stage in one.samples_ms]
 
-    def most(self, name: str) -> float | None:
-        """The largest of the rounds' numbers, such as peak_memory_mib."""
-        values: list[float | None] = [getattr(one, name) for one in self.found]
-        return None if None in values else max(value for value in values if value is not None)
+    @property
+    def peak_memory_mib(self) -> float | None:
+        """Of the last round, which finds on disk what an earlier one has compiled."""
+        return self.found[-1].peak_memory_mib
+
+    @property
+    def device_memory_mib(self) -> float | None:
+        """Of the last round."""
+        return self.found[-1].device_memory_mib
 
     def mean(self, name: str) -> float | None:
         """The mean of the rounds' numbers, such as offered_per_s."""
@@ -61,13 +66,13 @@ class Rounds:
         return sum(numbers) / len(numbers) if numbers else None
 
 
-def measure_apart(folder: Path, name: str) -> Measured:
-    """Run one engine's process to its end.
+def measure_apart(folder: Path, name: str, turn: int) -> Measured:
+    """Run one engine's process of one round to its end.
 
     Raises:
         OneRankerError: It failed; its own message has gone to stderr.
     """
-    command = [sys.executable, "-m", "benchmarks.worker", str(folder), name]
+    command = [sys.executable, "-m", "benchmarks.worker", str(folder), name, str(turn)]
     done = subprocess.run(command, check=False, stdout=sys.stderr, env=SHORT_SPIN | os.environ)
     answer = folder / f"{name}.json"
     if done.returncode == 0 and answer.exists():

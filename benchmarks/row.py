@@ -11,7 +11,7 @@ EAGER = "pytorch-eager"  # the baseline of every ratio
 EAGER_BF16 = "pytorch-eager-bf16"
 COMPILED = "pytorch-compile"
 COMPILED_BF16 = "pytorch-compile-bf16"
-AOTI = "pytorch-aoti"  # a package of AOTInductor for each stage, loaded without the model
+AOTI = "pytorch-aoti"  # a package of AOTInductor for each stage
 GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
 FUSED = "pytorch-fused"  # eager, but for HSTU's attention in one kernel
 FUSED_GRAPHED = "pytorch-fused-cuda-graph"  # both
@@ -26,7 +26,7 @@ RUNTIME = (ENGINE, KERNELS, PLAIN, TENSORRT)  # the product; the others are what
 OF_BUNDLE = (*RUNTIME, NAIVE, RECOMPUTE, KERNELS_RECOMPUTE)  # run the bundle's graphs: their answers must be right
 NEED_KERNELS = (KERNELS, KERNELS_RECOMPUTE)
 # one that cannot run here leaves the others their rows
-BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED, FUSED, FUSED_GRAPHED)
+BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED, FUSED, FUSED_GRAPHED, NAIVE)
 PEERS = (
     EAGER,
     EAGER_BF16,
@@ -66,16 +66,18 @@ class Row:
     p50_ms: float | None = None  # of a whole batch, not of a request
     p90_ms: float | None = None
     p95_ms: float | None = None
-    p99_ms: float | None = None
+    p99_ms: float | None = None  # of fewer than 100 samples it is close to the largest
     max_ms: float | None = None
     spread: float | None = None  # (largest - smallest p50 of a round) / p50; null for one round
     requests_per_s: float | None = None  # B * samples / the sum of all samples; in an open loop, what was answered
     offered_per_s: float | None = None  # open loop: requests that arrived per second
     p50_vs_eager: float | None = None  # eager p50 / this p50, both of this run; above 1 = faster than eager
     p99_vs_eager: float | None = None
-    peak_memory_mib: float | None = None  # of the engine's whole process on the host, libraries and weights included
+    # of the engine's whole process on the host, libraries and weights included; of the last round, which finds on disk
+    # what the first has compiled, but torch.compile's and AOTInductor's still hold the model that they were made from
+    peak_memory_mib: float | None = None
     device_memory_mib: float | None = None  # taken on the GPU since CUDA was started, at the end of the timing
-    roofline: float | None = None  # shortest time that the ceilings allow / p50 (benchmarks/roofline.py)
+    roofline: float | None = None  # time at the rates of GEMM and copy / p50 (benchmarks/roofline.py)
     bf16_gemm_share: float | None = None  # needed operations / p50 / operations per second of a bf16 GEMM
     max_error: float | None = None  # largest |answer - eager fp32|, every stage fed by this engine's own stages
     allowed_error: float | None = None  # parity rule: 2x the error of eager PyTorch in the same precision + rounding
@@ -115,7 +117,7 @@ def not_run(row: Row, reason: str) -> Row:
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
     """Every row with its ratios to the eager row of the same case, where there is one."""
-    eager = {row.case: row for row in rows if row.engine == EAGER}
+    eager = {row.case: row for row in rows if row.engine == EAGER and row.stage != OPEN}  # loads of their own
     return [
         replace(
             row,

@@ -10,7 +10,7 @@ from benchmarks.backend import Backend
 from benchmarks.measure import Laps
 from benchmarks.roofline import Needed, masked_operations
 from benchmarks.torch_backend import Named, TorchBackend
-from runtime.items import TABLE_SPECS
+from runtime.item_header import TABLE_SPECS
 
 FLOAT_BYTES = 4
 

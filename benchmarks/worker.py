@@ -1,6 +1,6 @@
-"""One backend in a process of its own: `python -m benchmarks.worker FOLDER BACKEND`, started by benchmarks.latency.
+"""One backend in a process of its own: `python -m benchmarks.worker FOLDER ENGINE ROUND`, started by benchmarks.latency.
 
-Reads the workload in FOLDER, times it and writes <BACKEND>.json and <BACKEND>.safetensors beside it. The runtime's own
+Reads the workload in FOLDER, times it and writes <ENGINE>.json and <ENGINE>.safetensors beside it. The runtime's own
 process imports no torch, so its peak memory is what a server of the bundle needs.
 
 On a GPU every backend is timed twice: the whole chain, in which nothing waits but what reads the answer, and then stage
@@ -47,6 +47,7 @@ from runtime.errors import DeviceError, OneRankerError
 
 logger = logging.getLogger("benchmarks.worker")
 
+LEAST_ARRIVALS = 20  # batches of an open loop
 CHECKED = 4  # batches whose answers are compared; their tensors lie on disk for a moment
 ROUNDED = "rounded"  # eager PyTorch in the bundle's own precision, the yardstick of the parity rule
 REFERENCE = "reference"  # eager PyTorch in fp32; each of the two only where the timed eager backend is the other
@@ -69,19 +70,19 @@ class Measured:
 
 def main(argv: list[str]) -> int:
     """Measure, or say why not; an error goes to stderr with its exit code."""
-    folder, name = Path(argv[0]), argv[1]
+    folder, name, turn = Path(argv[0]), argv[1], int(argv[2])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("benchmarks").setLevel(logging.INFO)
     logging.getLogger("export").setLevel(logging.ERROR)  # the parent has said that the weights are random
     try:
-        work(folder, name)
+        work(folder, name, turn)
     except OneRankerError as error:
         logger.error("error: %s", error)
         return error.exit_code
     return 0
 
 
-def work(folder: Path, name: str) -> None:
+def work(folder: Path, name: str, turn: int) -> None:
     """Time the workload of `folder` on one backend and write what was found beside it."""
     workload = Workload.read(folder)
     device = workload.job.device
@@ -89,7 +90,7 @@ def work(folder: Path, name: str) -> None:
         taken = None if device == "cpu" else _started(name, device)
         backend = load_backend(name, workload)
         compile_s = dict(backend.prepare(workload))
-        measured = time_backend(backend, workload, name)
+        measured = time_backend(backend, workload, name, turn)
         measured.compile_s = compile_s
     except (NotRunError, DeviceError) as error:
         if isinstance(error, DeviceError) and (device == "cpu" or name not in RUNTIME):
@@ -103,7 +104,7 @@ def work(folder: Path, name: str) -> None:
         answers = folder / f"{name}.safetensors"
         if not answers.exists():  # else an earlier round has written them
             save_file(_answers(backend, workload), answers)
-            if name == EAGER:
+            if name == EAGER and device == "cpu":  # ceilings are the processor's
                 measured.needed = _needed(backend)
     (folder / f"{name}.json").write_text(json.dumps(asdict(measured)), encoding="utf-8")
     if name == EAGER:
@@ -143,7 +144,7 @@ def _started(name: str, device: str) -> float | None:
     return memory_taken_mib(device)
 
 
-def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
+def time_backend(backend: Backend, workload: Workload, name: str, turn: int = 0) -> Measured:
     """Samples of every stage, of the chain, and of what this backend does besides."""
     job, batches = workload.job, len(workload.encoded)
     settle = settle_of(job.device)
@@ -182,17 +183,17 @@ def time_backend(backend: Backend, workload: Workload, name: str) -> Measured:
         samples |= timed(what, do)
     measured = Measured(samples_ms=samples)
     if job.utilisation:
-        _add_open_loop(measured, whole, workload, name)
+        _add_open_loop(measured, whole, workload, name, turn)
     return measured
 
 
-def _add_open_loop(measured: Measured, do: Work, workload: Workload, name: str) -> None:
-    """As many batches as the closed loop had, arriving by chance at a share of the rate that it reached."""
+def _add_open_loop(measured: Measured, do: Work, workload: Workload, name: str, seed: int) -> None:
+    """At least as many batches as the closed loop had, arriving by chance at a share of the rate that it reached."""
     closed = measured.samples_ms[CHAIN]
     rate = workload.job.utilisation * len(closed) / (sum(closed) / 1e3)
     batches = len(workload.encoded)
-    logger.info("%s: open loop, %d batches at %.1f a second", name, len(closed), rate)
-    found = open_loop(lambda number: do(number % batches, Laps()), len(closed), rate)
+    count = max(len(closed), LEAST_ARRIVALS)
+    found = open_loop(lambda number: do(number % batches, Laps()), count, rate, seed=seed)
     measured.samples_ms[OPEN] = found.samples_ms
     measured.offered_per_s, measured.answered_per_s = rate, found.answered_per_s
 

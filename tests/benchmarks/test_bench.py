@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.bench import BenchSettings, bench, main
 from benchmarks.ceilings import Ceilings
 from benchmarks.latency import LatencySettings
 from benchmarks.matrix import MATRIX
+from benchmarks.retrieval_row import RetrievalRow
 from benchmarks.row import CHAIN, CPU_ENGINES, EAGER, ENGINE, NEED_KERNELS, PASS_THROUGH, RECOMPUTE, Row, timed
 from benchmarks.row_set import RowSet
 from runtime.errors import OneRankerError, ParityError
@@ -30,7 +32,7 @@ class Told:
 
     def program(self, module: str, *words: str) -> str:
         self.programs.append((module, *words))
-        return json.dumps({"case": "trie-n10000", "engine": ENGINE, "p50_ms": 3.0}) + "\n"
+        return json.dumps(asdict(RetrievalRow(case="trie-n10000", retriever="trie", items=10_000, p50_ms=3.0))) + "\n"
 
     def run(self, settings: LatencySettings, words: Any) -> tuple[dict[str, Any], OneRankerError | None]:
         self.latency.append(settings)
@@ -99,8 +101,33 @@ def test_wrong_answers_end_the_run_and_what_was_measured_stays(told: Told, libra
     told.wrong = ParityError("answers unlike the weights")
     with pytest.raises(ParityError):
         bench(BenchSettings(out=tmp_path / "out", kernels=library))
-    assert len((tmp_path / "out" / "reports.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert [path.stem for path in (tmp_path / "out" / "reports").iterdir()] == [MATRIX[0].name]
     assert not (tmp_path / "out" / "bench-cpu.jsonl").exists()
+
+
+def test_what_was_timed_is_written_before_retrieval_at_scale_may_fail(
+    told: Told, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(module: str, *words: str) -> str:
+        if module == "benchmarks.retrieval_scale":
+            raise OneRankerError("no room")
+        return ""
+
+    monkeypatch.setattr(bench_module, "_program", fails)
+    with pytest.raises(OneRankerError, match="no room"):
+        bench(BenchSettings(out=tmp_path / "out", kernels=library))
+    assert len(RowSet.read(tmp_path / "out" / "bench-cpu.jsonl").rows) == sum(len(case.engines) for case in MATRIX)
+
+
+def test_every_program_takes_the_words_that_it_is_given(told: Told, library: Path, tmp_path: Path) -> None:
+    bench(BenchSettings(out=tmp_path / "out", kernels=library, threads=2))
+    parsers = {
+        module: importlib.import_module(module)._parser()
+        for module in ("export.build", "benchmarks.page", "benchmarks.trace", "benchmarks.retrieval_scale")
+    }
+    assert {words[0] for words in told.programs} == {*parsers}
+    for module, *words in told.programs:
+        parsers[module].parse_args(words)  # exits where it takes them not
 
 
 def test_every_case_can_be_judged_against_eager_pytorch_and_without_pass_through() -> None:

@@ -27,6 +27,12 @@ def test_arrivals_are_a_poisson_process_of_the_given_rate() -> None:
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # exponential: the deviation is the mean
     assert (gaps > 1 / 40).mean() == pytest.approx(np.exp(-1), abs=0.01)
     assert np.array_equal(arrivals(5, 40.0), arrivals(5, 40.0))
+    assert not np.allclose(arrivals(5, 40.0), arrivals(5, 40.0, seed=1)), "every round has arrivals of its own"
+
+
+@pytest.mark.parametrize("count", [1, 15, 60])
+def test_few_arrivals_have_the_rate_that_is_said_too(count: int) -> None:
+    assert arrivals(count, 40.0)[-1] == pytest.approx(count / 40)
 
 
 def test_latency_runs_from_the_arrival_and_everybody_behind_a_stall_waits() -> None:
