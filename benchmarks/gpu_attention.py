@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.backend import NotRunError
+from benchmarks.gpu import ordinal_of
 from benchmarks.gpu_checks import Figures, GpuJob, Rows
 from export.parity import ValueParity
 from oneranker import masks
@@ -117,7 +118,7 @@ class Attention:
 
 def attention(job: GpuJob, rows: Rows) -> None:
     """One check a case: parity by the rule of export/parity.py, then times against the ceilings."""
-    device = torch.device(job.device)
+    device = device_of(job.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     clock = cuda_clock(job.iterations)
@@ -131,6 +132,11 @@ def attention(job: GpuJob, rows: Rows) -> None:
             times = {form: clock(work) for form, work in (("fused", tensors.fused), ("unfused", tensors.unfused))}
             figures |= shares(case, times, ceilings())
             figures |= {f"{form}_peak_mib": peak_mib(getattr(tensors, form)) for form in times}
+
+
+def device_of(word: str) -> torch.device:
+    """The device that a job names, with its number: torch.cuda.set_device takes no `cuda` alone."""
+    return torch.device("cpu") if word == "cpu" else torch.device("cuda", ordinal_of(word))
 
 
 def _require() -> None:

@@ -72,6 +72,22 @@ def test_shares_are_rates_over_what_the_gpu_reaches_at_most() -> None:
     assert figures["unfused_share_of_product"] == pytest.approx(CASE.operations / 8e-3 / 1e12 / 0.5)
 
 
+@pytest.mark.parametrize(("word", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_the_device_that_is_set_has_a_number(monkeypatch: pytest.MonkeyPatch, word: str, index: int) -> None:
+    """Its double refuses `cuda` alone, as torch.cuda.set_device does."""
+    seen = []
+
+    def set_device(device: torch.device) -> None:
+        if device.index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got: {device}")
+        seen.append(device)
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    gpu_attention.attention(GpuJob("", None, None, Path(), word, 3, Path(), ()), Rows(io.StringIO()))
+    assert seen == [torch.device("cuda", index)]
+    assert gpu_attention.device_of("cpu") == HOST
+
+
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU whose fused form is the eager one, whose calls take 1 ms and whose ceilings are known."""
