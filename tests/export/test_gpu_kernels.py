@@ -17,6 +17,7 @@ from export.gpu_kernels import GpuKernel, GpuKernelSettings, compile_kernel, mai
 from export.settings import Precision
 from export.silu_attention import inputs_of
 from oneranker.config import RelativeBias
+from oneranker.fused_attention import require_triton
 from runtime.errors import BuildError
 
 triton = pytest.importorskip("triton", reason="triton is not installed; `make setup` installs it")
@@ -180,3 +181,9 @@ def test_bf16_which_no_bundle_has_is_compiled_but_not_written(tmp_path: Path) ->
     with pytest.raises(BuildError, match="got bf16, expected fp16 or fp32"):
         write_kernel(GpuKernelSettings(out=tmp_path / "never", precision=Precision.BF16))
     assert not (tmp_path / "never").exists()
+
+
+def test_sizes_that_change_with_every_request_make_no_kernel_of_their_own() -> None:
+    """Else Triton would compile again for a size of 1 and for every multiple of 16, in the middle of a request."""
+    free = {each.name for each in require_triton().params if each.do_not_specialize}
+    assert free == {"queries", "keys", "middle", "mask_request"}
