@@ -20,6 +20,7 @@ from benchmarks.row import (
     BACKENDS,
     CHAIN,
     COMPILED,
+    COMPILED_MAX,
     EAGER,
     FUSED_GRAPHED,
     GRAPHED,
@@ -157,7 +158,7 @@ def engines_of(settings: LatencySettings) -> list[str]:
     """
     if settings.engines:
         return list(dict.fromkeys((EAGER, *settings.engines)))
-    left_out = () if settings.compiled else (COMPILED,)
+    left_out = () if settings.compiled else (COMPILED, COMPILED_MAX)
     without = () if settings.kernels is not None else NEED_KERNELS
     usual = BACKENDS["cpu" if settings.device == "cpu" else "cuda"]
     return [name for name in usual if name not in (*left_out, *without)]

@@ -6,8 +6,9 @@
 
 In order: the device; for each bundle the parity of every stage and of the chain on ONNX Runtime CUDA (2x rule of
 export/parity.py against eager PyTorch in fp32 on that GPU), where ONNX Runtime put the nodes, copies of keys and values
-(none), CUDA graphs captured and replayed; the same for TensorRT if it can be imported; a probe of TensorRT-RTX, whose
-answer is written down whatever it is; latency beside eager, compiled and CUDA-graphed PyTorch. Bundles are built in
+(none), CUDA graphs captured and replayed; the fused attention's parity and time; what was said of ONNX Runtime for
+TensorRT if it can be imported; a probe of TensorRT-RTX, whose answer is written down whatever it is; latency beside
+eager, compiled, CUDA-graphed and fused PyTorch. Bundles are built in
 fp16 with random weights, or given with --bundle. Without a GPU it goes as far as it can: graphs on the CPU,
 TensorRT-RTX plans; every check that was not run is named with the reason.
 

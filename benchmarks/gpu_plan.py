@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 STAGES = ("generator", "enhancer", "retriever", "ranker")
 ONNX, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt_rtx"
-FORMS = ("pytorch-eager", "pytorch-compile", "pytorch-cuda-graph", "pytorch-fused", "pytorch-fused-cuda-graph")
+FUSED = ("pytorch-fused", "pytorch-fused-cuda-graph")
+AUTOTUNED = "pytorch-compile-max-autotune"
+FORMS = ("pytorch-eager", "pytorch-compile", AUTOTUNED, "pytorch-cuda-graph", *FUSED)
 LATENCY = (*FORMS, ONNX, f"{ONNX}-no-graphs", TENSORRT)
 ATTENTION = tuple(f"fused attention: b{batch}-s{length}" for length in (512, 2048) for batch in (1, 8))
 

@@ -13,13 +13,15 @@ How: every (engine, case) in a process of its own, one after another, with the s
 run once, then --warmup batches are thrown away, then --iterations batches are timed by perf_counter with the garbage
 collector off, more of them until --duration is over. With --rounds the engines take turns again and again; the spread
 between the rounds tells what a difference is worth. With --utilisation requests then arrive by chance (Poisson).
-torch.compile runs stage by stage in its default mode with static shapes; its compile time is told apart,
-and is short where torch finds its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
+torch.compile runs stage by stage with static shapes, in its default mode and, on a GPU, with max-autotune beside it,
+whose CUDA graphs copy every input that a stage is given; its compile time is told apart, and is short where torch finds
+its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
 (GOMP_SPINCOUNT, unless you set it): with libgomp's default one busy core makes eager PyTorch 20 times slower. Peak
 memory is that of the backend's whole process.
 
-With --device cuda the backends are eager PyTorch, torch.compile, PyTorch's whole forward as one CUDA graph, and the
-runtime on ONNX Runtime and on TensorRT, all in the bundle's precision. The chain is timed in one piece, ending when
+With --device cuda the backends are eager PyTorch, torch.compile in both modes, PyTorch's whole forward as one CUDA
+graph, both eager forms again with the fused attention, and the runtime on ONNX Runtime, with CUDA graphs (one a stage)
+and without, and on TensorRT, all in the bundle's precision. The chain is timed in one piece, ending when
 candidates and scores are on the host; the stages in a second pass in which every lap waits for the device, so they add
 up to more than the chain. Errors are held against eager PyTorch in fp32 on the same GPU, without TF32.
 

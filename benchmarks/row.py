@@ -10,6 +10,7 @@ from benchmarks.measure import percentiles
 EAGER = "pytorch-eager"  # the baseline of every ratio
 EAGER_BF16 = "pytorch-eager-bf16"
 COMPILED = "pytorch-compile"
+COMPILED_MAX = "pytorch-compile-max-autotune"  # on a GPU: kernels by trial, and torch's own CUDA graphs
 COMPILED_BF16 = "pytorch-compile-bf16"
 AOTI = "pytorch-aoti"  # a package of AOTInductor for each stage
 GRAPHED = "pytorch-cuda-graph"  # the whole forward as one captured CUDA graph
@@ -26,7 +27,7 @@ RUNTIME = (ENGINE, KERNELS, PLAIN, TENSORRT)  # the product; the others are what
 OF_BUNDLE = (*RUNTIME, NAIVE, RECOMPUTE, KERNELS_RECOMPUTE)  # run the bundle's graphs: their answers must be right
 NEED_KERNELS = (KERNELS, KERNELS_RECOMPUTE)
 # one that cannot run here leaves the others their rows
-BASELINES = (EAGER_BF16, COMPILED, COMPILED_BF16, AOTI, GRAPHED, FUSED, FUSED_GRAPHED, NAIVE)
+BASELINES = (EAGER_BF16, COMPILED, COMPILED_MAX, COMPILED_BF16, AOTI, GRAPHED, NAIVE)
 PEERS = (
     EAGER,
     EAGER_BF16,
@@ -38,7 +39,7 @@ PEERS = (
 PASS_THROUGH = {ENGINE: RECOMPUTE, KERNELS: KERNELS_RECOMPUTE}  # with keys and values handed on, and without
 BACKENDS = {
     "cpu": (EAGER, COMPILED, ENGINE, KERNELS),
-    "cuda": (EAGER, COMPILED, GRAPHED, FUSED, FUSED_GRAPHED, ENGINE, PLAIN, TENSORRT),
+    "cuda": (EAGER, COMPILED, COMPILED_MAX, GRAPHED, FUSED, FUSED_GRAPHED, ENGINE, PLAIN, TENSORRT),
 }
 CPU_ENGINES = (*PEERS, ENGINE, RECOMPUTE, KERNELS, KERNELS_RECOMPUTE)  # all that --engine may name on the CPU
 

@@ -31,6 +31,7 @@ from benchmarks.row import (
     CHAIN,
     COMPILED,
     COMPILED_BF16,
+    COMPILED_MAX,
     EAGER,
     EAGER_BF16,
     FUSED,
@@ -123,7 +124,7 @@ def load_backend(name: str, workload: Workload) -> Backend:
         return HostCopiesBackend(workload)
     from benchmarks.torch_backend import How, TorchBackend
 
-    hows = dict.fromkeys((COMPILED, COMPILED_BF16), How.COMPILE) | {AOTI: How.AOTI}
+    hows = dict.fromkeys((COMPILED, COMPILED_BF16), How.COMPILE) | {COMPILED_MAX: How.COMPILE_MAX, AOTI: How.AOTI}
     how = (hows | dict.fromkeys((FUSED, FUSED_GRAPHED), How.FUSED)).get(name, How.EAGER)
     if name in (GRAPHED, FUSED_GRAPHED):
         from benchmarks.torch_graph import GraphBackend

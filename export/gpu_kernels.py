@@ -16,7 +16,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,12 @@ CAPABILITY = re.compile(r"(\d+)\.(\d)")
 OLDEST = 80  # tensor cores and copies to shared memory as the kernel wants them
 SCHEMA_VERSION = 1
 ALIGNED_BYTES = 16  # every tensor begins at a multiple of this
-_TYPES = {Precision.FP16: ("fp16", torch.float16), Precision.FP32: ("fp32", torch.float32)}
+_TYPES = {
+    Precision.FP16: ("fp16", torch.float16),
+    Precision.FP32: ("fp32", torch.float32),
+    Precision.BF16: ("bf16", torch.bfloat16),
+}
+_OF_BUNDLES = (Precision.FP16, Precision.FP32)  # bf16 is PyTorch's alone: compiled, never written
 _TABLES = {"position_bias": 1, "query_time": 2, "key_time": 2, "bucket_starts": 2, "time_bias": 2}  # from which bias on
 _INTEGERS = {"query_time": "*i64", "key_time": "*i64", "bucket_starts": "*i32"}
 _STRIDES = ("_request", "_head", "_row")
@@ -161,6 +167,8 @@ def write_kernel(settings: GpuKernelSettings) -> dict[str, Any]:
         BuildError: The compiler or the folder refuses.
         DeviceError: triton cannot be imported.
     """
+    if settings.precision not in _OF_BUNDLES:
+        raise BuildError(f"--precision: got {settings.precision}, expected {' or '.join(_OF_BUNDLES)}, as bundles have")
     logger.info("gpu_kernels: compiling for compute capability %s; some seconds", settings.compute_capability)
     kernel = compile_kernel(settings)
     facts = {
@@ -180,14 +188,26 @@ def write_kernel(settings: GpuKernelSettings) -> dict[str, Any]:
         "grid": [f"ceil(Q / {kernel.rows})", "H", "B"],
         "triton": _triton_version(),
     }
+    files = {
+        "silu_attention.ptx": kernel.ptx,
+        "silu_attention.json": json.dumps(facts, indent=1) + "\n",
+        "silu_attention_ptx.h": _header(kernel, settings),  # the last: it holds all that the plugin is built from
+    }
     try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        (settings.out / "silu_attention.ptx").write_text(kernel.ptx, encoding="utf-8")
-        (settings.out / "silu_attention.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        (settings.out / "silu_attention_ptx.h").write_text(_header(kernel, settings), encoding="utf-8")
+        _write_together(settings.out, files)
     except OSError as error:
         raise BuildError(f"--out {settings.out}: got {error}, expected a folder to write to. Name another.") from error
     return facts
+
+
+def _write_together(folder: Path, files: Mapping[str, str]) -> None:
+    """Every file in full under a name of its own first: what fails leaves the folder as it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".silu_attention-", dir=folder) as unfinished:
+        for name, text in files.items():
+            (Path(unfinished) / name).write_text(text, encoding="utf-8")
+        for name in files:
+            (Path(unfinished) / name).replace(folder / name)
 
 
 def _triton_version() -> str:
@@ -245,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=DEFAULT.out, metavar="DIR", help="(default: %(default)s)")
     add("--compute-capability", default=DEFAULT.compute_capability, metavar="X.Y", help="(default: %(default)s)")
     add("--head-dim", type=int, default=DEFAULT.head_dim, metavar="E", help="of the model (default: %(default)s)")
-    add("--precision", type=Precision, default=DEFAULT.precision, choices=list(_TYPES), help="(default: %(default)s)")
+    add("--precision", type=Precision, default=DEFAULT.precision, choices=_OF_BUNDLES, help="(default: %(default)s)")
     add(
         "--relative-bias",
         type=RelativeBias,

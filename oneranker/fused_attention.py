@@ -18,6 +18,8 @@ from oneranker.hstu import TIME_BUCKETS, TimeGaps
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256  # E; the config allows no more
+TIME_TYPES = (torch.int64, torch.int64, torch.int32)  # query_time, key_time, starts
+OLDEST = (8, 0)  # compute capability: tensor cores and copies to shared memory as the kernel wants them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +74,39 @@ def require_triton() -> Any:
 
 
 def require_fused() -> None:
-    """Say at once what the fused form lacks, not in the middle of a request.
+    """Say at once what the fused form lacks, not in the middle of a request: triton's driver is started here.
 
     Raises:
-        DeviceError: torch sees no CUDA device, or triton cannot be imported.
+        DeviceError: torch sees no CUDA device, or one older than 8.0; triton cannot be imported, or not be started.
     """
-    if not torch.cuda.is_available() and not _interpreted():
+    if _interpreted():
+        return
+    if not torch.cuda.is_available():
         why = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
         raise DeviceError(
             f"fused attention: it was asked for and torch {torch.__version__} {why}, expected a GPU. Choose the eager "
             "form."
         )
+    if (found := torch.cuda.get_device_capability()) < OLDEST:
+        raise DeviceError(
+            f"fused attention: the GPU has compute capability {found[0]}.{found[1]}, expected 8.0 or newer. Choose the "
+            "eager form."
+        )
     require_triton()
+    _start_driver()
+
+
+def _start_driver() -> None:
+    """Triton's launcher, which a C compiler translates on a machine's first use of it."""
+    from triton.runtime import driver
+
+    try:
+        driver.active.utils  # noqa: B018  reading it makes it
+    except Exception as error:  # of a compiler, a linker or a driver, each with errors of its own
+        raise DeviceError(
+            f"fused attention: triton's driver does not start ({type(error).__name__}: {error}), expected a C compiler "
+            "(`cc`, or the one that CC names) and libcuda.so.1. Install what is missing, or choose the eager form."
+        ) from error
 
 
 def fused_silu_attention(
@@ -105,8 +128,8 @@ def fused_silu_attention(
     blocks are not multiplied.
 
     Shapes: query [B, H, Q, E], key, value [B, H, S, E], mask additive [1 or B, 1, Q, S], key_mask additive
-        [B, 1, 1, S], position_bias [2n-1], n >= S >= Q, row r standing at S-Q+r, time_bias [129], read where there
-        are gaps -> [B, H, Q, E], whose memory is [B, Q, H, E]
+        [B, 1, 1, S], position_bias [2n-1], n >= S >= Q, row r standing at S-Q+r, time_bias [129], which gaps belong
+        to; without it they are not read -> [B, H, Q, E], whose memory is [B, Q, H, E]
 
     Raises:
         DeviceError: The tensors are not on a GPU, or triton cannot be imported.
@@ -114,8 +137,10 @@ def fused_silu_attention(
     """
     B, H, Q, E = query.shape
     S = key.shape[2]
-    if gaps is None or time_bias is None:
-        gaps = time_bias = None
+    if time_bias is None:
+        gaps = None
+    elif gaps is None:
+        raise ValueError("fused attention: got time_bias without gaps, expected both; pass TimeGaps, or neither")
     times = () if gaps is None else (gaps.query_time, gaps.key_time, gaps.starts)
     _check([query, key, value], [mask, key_mask, position_bias, time_bias], times)
     _check_shapes([query, key, value], mask, key_mask, position_bias, time_bias, times)
@@ -147,6 +172,11 @@ def _check(products: list[Tensor], added: list[Tensor | None], times: tuple[Tens
         raise ValueError(f"fused attention: got {found}, expected one of {DTYPES} on one device; convert the others")
     if any(each.device != device for each in times):
         raise ValueError(f"fused attention: times or bucket starts are not on {device}, expected all there; move them")
+    for each, kind in zip(times, TIME_TYPES, strict=False):
+        if each.dtype != kind:
+            raise ValueError(
+                f"fused attention: got times or bucket starts in {each.dtype}, expected {kind}; convert them"
+            )
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         raise ValueError(
             "fused attention: a tensor wants gradients, expected none, for there is no backward. Call the model under "
@@ -154,6 +184,8 @@ def _check(products: list[Tensor], added: list[Tensor | None], times: tuple[Tens
         )
     if any(each.stride(-1) != 1 for each in products):
         raise ValueError("fused attention: numbers of a head lie apart in memory, expected side by side; copy them")
+    if any(each is not None and not each.is_contiguous() for each in added[2:]):
+        raise ValueError("fused attention: numbers of a table lie apart in memory, expected side by side; copy them")
 
 
 def _check_shapes(
@@ -175,6 +207,11 @@ def _check_shapes(
             raise ValueError(
                 f"fused attention: got {list(tensor.shape)}, expected {list(shape)}; look at its Shapes line"
             )
+    if position_bias is not None and (position_bias.dim() != 1 or position_bias.shape[0] % 2 == 0):
+        raise ValueError(
+            f"fused attention: got position_bias {list(position_bias.shape)}, expected [2n-1], an odd number; pass the "
+            "table of RelativeAttentionBias"
+        )
     longest = S if position_bias is None else (position_bias.shape[0] + 1) // 2
     if not Q <= S <= longest or E > LARGEST_HEAD:
         raise ValueError(

@@ -60,7 +60,7 @@ class Generator(nn.Module):
         """How the blocks compute their attention from now on; `fused` is for inference on a GPU. Not run on a GPU.
 
         Raises:
-            DeviceError: torch sees no CUDA device, or triton cannot be imported.
+            DeviceError: torch sees no CUDA device, or one older than 8.0; triton cannot be imported, or not be started.
         """
         if form is AttentionForm.FUSED:
             from oneranker.fused_attention import require_fused  # which needs what this module imports

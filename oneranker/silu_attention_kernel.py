@@ -70,7 +70,7 @@ def _add_tile(
     return tl.dot(weights.to(v.dtype), v, total, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys", "middle", "mask_request"])  # else each 1 and each 16n is a new one
 def silu_attention_kernel(
     query, key, value, mixed, mask, key_mask, position_bias, query_time, key_time, bucket_starts, time_bias,
     queries, keys, middle,
@@ -113,7 +113,7 @@ def silu_attention_kernel(
                 E, PRECISION,
             )  # fmt: skip
         else:
-            at = mask + request * mask_request + rows[:, None] * keys + columns[None, :]
+            at = mask + request * mask_request + rows.to(tl.int64)[:, None] * keys + columns[None, :]
             added = tl.load(at, mask=cells, other=_SHUT).to(tl.float32)
             if tl.max(added) > _READABLE_ABOVE:
                 total = _add_tile(

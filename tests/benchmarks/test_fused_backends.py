@@ -1,17 +1,19 @@
-"""PyTorch's rows with the fused attention, as far as a machine without a GPU can tell."""
+"""PyTorch's rows of a GPU, fused or compiled with trials, as far as a machine without one can tell."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import torch_backend
+from benchmarks import torch_backend, worker
 from benchmarks.backend import NotRunError
 from benchmarks.measure import Laps
 from benchmarks.requests import random_requests
+from benchmarks.row import COMPILED, COMPILED_MAX
 from benchmarks.source import source_of
 from benchmarks.torch_backend import How, TorchBackend
 from benchmarks.torch_graph import GraphBackend
@@ -62,3 +64,19 @@ def test_the_fused_attention_is_handed_no_causal_mask(workload: Workload, monkey
     assert seen == [None]
     expected = given.outputs()
     assert all(np.array_equal(array, expected[name]) for name, array in absent.outputs().items())
+
+
+@pytest.mark.parametrize(("name", "mode"), [(COMPILED, "default"), (COMPILED_MAX, "max-autotune")])
+def test_compiled_rows_differ_in_their_mode_and_one_step_is_one_chain(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch, name: str, mode: str
+) -> None:
+    """With CUDA graphs a stage's answer lives until the next step begins: a chain of four stages is one."""
+    options: list[dict[str, Any]] = []
+    steps: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **given: options.append(given) or module)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(len(steps)))
+    backend = worker.load_backend(name, workload)
+    assert options == [{"dynamic": False, "mode": mode}] * 4
+    assert sum(backend.prepare(workload).values()) > 0
+    backend.chain(0, Laps())
+    assert len(steps) == (torch_backend.RECORDED + 2 if name == COMPILED_MAX else 0)

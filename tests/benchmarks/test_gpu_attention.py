@@ -65,11 +65,43 @@ def test_an_answer_further_off_than_twice_the_rounding_fails() -> None:
 
 
 def test_shares_are_rates_over_what_the_gpu_reaches_at_most() -> None:
-    figures = shares(CASE, {"fused": 2.0, "unfused": 8.0}, Ceilings(copy_gb_per_s=4.0, product_tflop_per_s=0.5))
+    ceilings = Ceilings(copy_gb_per_s=4.0, product_tflop_per_s=0.5, cache_bytes=CASE.fused_bytes // 2)
+    figures = shares(CASE, {"fused": 2.0, "unfused": 8.0}, ceilings)
     assert figures["speed_up"] == 4.0
     assert figures["fused_gb_per_s"] == pytest.approx(CASE.fused_bytes / 2e-3 / 1e9)
     assert figures["fused_share_of_copy"] == pytest.approx(CASE.fused_bytes / 2e-3 / 1e9 / 4)
     assert figures["unfused_share_of_product"] == pytest.approx(CASE.operations / 8e-3 / 1e12 / 0.5)
+
+
+def test_what_stays_in_the_cache_has_no_share_of_the_copy() -> None:
+    ceilings = Ceilings(copy_gb_per_s=4.0, product_tflop_per_s=0.5, cache_bytes=CASE.fused_bytes // 2 + 1)
+    figures = shares(CASE, {"fused": 2.0, "unfused": 8.0}, ceilings)
+    assert figures["fused_share_of_copy"] is None
+    assert figures["fused_gb_per_s"] > 0
+    assert figures["unfused_share_of_copy"] == pytest.approx(CASE.unfused_bytes / 8e-3 / 1e9 / 4)
+
+
+def test_two_runs_have_the_same_numbers() -> None:
+    one, other = (Attention(CASE, HOST) for _ in range(2))
+    assert torch.equal(one.unfused(), other.unfused())
+    tables = [[each.data for each in made.bias.parameters()] for made in (one, other)]
+    assert all(torch.equal(*pair) and pair[0].std() > 0.01 for pair in zip(*tables, strict=True))
+
+
+@pytest.mark.parametrize(("word", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_the_device_that_is_set_has_a_number(monkeypatch: pytest.MonkeyPatch, word: str, index: int) -> None:
+    """Its double refuses `cuda` alone, as torch.cuda.set_device does."""
+    seen = []
+
+    def set_device(device: torch.device) -> None:
+        if device.index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got: {device}")
+        seen.append(device)
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    gpu_attention.attention(GpuJob("", None, None, Path(), word, 3, Path(), ()), Rows(io.StringIO()))
+    assert seen == [torch.device("cuda", index)]
+    assert gpu_attention.device_of("cpu") == HOST
 
 
 @pytest.fixture
@@ -77,7 +109,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU whose fused form is the eager one, whose calls take 1 ms and whose ceilings are known."""
     monkeypatch.setattr(gpu_attention, "require_fused", lambda: None)
     monkeypatch.setattr(gpu_attention, "cuda_clock", lambda iterations: lambda work: float(work() is not None))
-    monkeypatch.setattr(gpu_attention, "ceilings_of", lambda device, clock: Ceilings(1000.0, 500.0))
+    monkeypatch.setattr(gpu_attention, "ceilings_of", lambda device, clock: Ceilings(1000.0, 500.0, 10))
     monkeypatch.setattr(gpu_attention, "peak_mib", lambda work: 1.5)
     monkeypatch.setattr(Attention, "fused", Attention.unfused)
 

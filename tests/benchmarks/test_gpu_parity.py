@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from benchmarks import gpu_bundles, gpu_latency, gpu_parity, gpu_stages
 from benchmarks.backend import NotRunError
 from benchmarks.gpu_checks import GROUPS, GpuJob, Rows
 from benchmarks.gpu_parity import chain_parity, copied, graphed, judged
-from benchmarks.gpu_plan import MACHINE, groups
+from benchmarks.gpu_plan import AUTOTUNED, FUSED, LATENCY, MACHINE, groups
 from benchmarks.gpu_stages import Yardsticks, open_onnx_stage, operators_of, require_cuda_provider
+from benchmarks.row import BASELINES
 from runtime import Pipeline
 from runtime.buffers import Copies
 from runtime.device import GraphCounts
@@ -202,7 +204,52 @@ def test_latency_rows_pass_fail_or_say_why_not() -> None:
         gpu_latency._judge("onnxruntime", [], 1, {})
     with pytest.raises(RuntimeError, match="unlike the weights"):
         gpu_latency._judge("onnxruntime", [CASE], 4, {})
-    gpu_latency._judge("pytorch-eager", [CASE], 4, {})
+    gpu_latency._judge("pytorch-eager", [CASE | {"max_error": 9.0}], 4, {})
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_the_fused_forms_are_held_to_the_parity_rule(backend: str) -> None:
+    gpu_latency._judge(backend, [CASE, CASE], 0, {})
+    for wrong in ({"max_error": 0.3}, {"max_error": math.nan}, {"max_error": None}, {"allowed_error": None}):
+        figures: dict[str, Any] = {}
+        with pytest.raises(RuntimeError, match=r"^chain-b1: max_error is .*, expected a number of at most"):
+            gpu_latency._judge(backend, [CASE, CASE | wrong], 0, figures)
+        assert figures["chain-b1"]["p50_ms"] == 1.0
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_a_fused_form_that_crashes_has_failed_and_one_that_lacks_a_gpu_was_not_run(backend: str) -> None:
+    assert backend not in BASELINES, "its process's end is the command's error"
+    with pytest.raises(RuntimeError, match=r"^torch\.cuda\.graph raised"):
+        gpu_latency._judge(backend, [CASE | {"note": "not run: torch.cuda.graph raised AcceleratorError: no"}], 0, {})
+    with pytest.raises(NotRunError, match="expected a GPU"):
+        gpu_latency._judge(backend, [CASE | {"note": "not run: fused attention: expected a GPU"}], 0, {})
+
+
+def test_what_may_crash_or_take_long_is_timed_apart_from_the_others(
+    job: GpuJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def process(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
+        engines = ["pytorch-eager", *(command[i + 1] for i, word in enumerate(command) if word == "--engine")]
+        ran.append((command[command.index("--batch") + 1], engines))
+        if AUTOTUNED in engines:
+            raise subprocess.TimeoutExpired(command, named["timeout"])
+        found = [] if FUSED[0] in engines else [CASE | {"engine": name, "stage": "chain"} for name in engines]
+        return subprocess.CompletedProcess(command, int(not found), json.dumps({"rows": found}) if found else "")
+
+    monkeypatch.setattr(gpu_latency.subprocess, "run", process)
+    found = told(gpu_latency.latency, replace(job, checks=tuple(f"latency {name}" for name in LATENCY)))
+    status = {row["check"].removeprefix("latency "): row["status"] for row in found}
+    others = [name for name in LATENCY if name not in (*FUSED, AUTOTUNED)]
+    assert [names for _, names in ran] == [
+        others,
+        others,
+        *[["pytorch-eager", *FUSED]] * 2,
+        ["pytorch-eager", AUTOTUNED],
+    ]
+    assert status == dict.fromkeys(others, "passed") | dict.fromkeys(FUSED, "failed") | {AUTOTUNED: "not run"}
 
 
 def test_every_group_of_the_plan_has_a_function() -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from export.gpu_kernels import GpuKernel, GpuKernelSettings, compile_kernel, main
+from export import gpu_kernels
+from export.gpu_kernels import GpuKernel, GpuKernelSettings, compile_kernel, main, write_kernel
 from export.settings import Precision
 from export.silu_attention import inputs_of
 from oneranker.config import RelativeBias
+from oneranker.fused_attention import require_triton
+from runtime.errors import BuildError
 
 triton = pytest.importorskip("triton", reason="triton is not installed; `make setup` installs it")
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -29,6 +32,7 @@ CASES = [  # of every kind of processor, width, type and form at least one
     ("9.0", 24, Precision.FP16, True),
     ("9.0", 128, Precision.FP16, True),
     ("8.0", 256, Precision.FP16, False),
+    ("9.0", 32, Precision.BF16, False),
     ("8.0", 32, Precision.FP32, False),
     ("9.0", 64, Precision.FP32, True),
 ]
@@ -62,7 +66,7 @@ def test_no_register_is_spilled_and_shared_memory_fits_every_processor(
 
 
 @every
-def test_fp16_is_multiplied_on_tensor_cores_and_fp32_is_not(
+def test_half_precision_is_multiplied_on_tensor_cores_and_fp32_is_not(
     capability: str, head_dim: int, precision: Precision, masked: bool
 ) -> None:
     ptx = compiled(capability, head_dim, precision, masked).ptx
@@ -71,6 +75,7 @@ def test_fp16_is_multiplied_on_tensor_cores_and_fp32_is_not(
     else:  # a tile of the widest heads has too few rows for the newer forms
         name = TENSOR_CORES["8.0" if head_dim == 256 else capability]
         assert len(re.findall(re.escape(name), ptx)) >= 4  # two products, two halves of a tile
+        assert ("bf16.bf16" in ptx) == (precision is Precision.BF16)
     assert "st.local" not in ptx
     assert "ld.local" not in ptx
 
@@ -149,3 +154,36 @@ def test_a_folder_that_cannot_be_written_exits_1(tmp_path: Path, caplog: pytest.
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["--out", str(tmp_path / "file")]) == 1
     assert "expected a folder to write to" in caplog.text
+
+
+def test_a_command_that_fails_halfway_leaves_what_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("silu_attention.ptx", "silu_attention.json", "silu_attention_ptx.h"):
+        (tmp_path / name).write_text("of before", encoding="utf-8")
+    write = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> int:
+        if path.suffix == ".h":
+            raise OSError("No space left on device")
+        return write(path, text, **options)
+
+    monkeypatch.setattr(gpu_kernels, "compile_kernel", lambda settings: compiled("9.0", 32, Precision.FP16, True))
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "No space left on device" in caplog.text
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("silu_attention.ptx", "silu_attention.json", "silu_attention_ptx.h"), "of before"
+    )
+
+
+def test_bf16_which_no_bundle_has_is_compiled_but_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="got bf16, expected fp16 or fp32"):
+        write_kernel(GpuKernelSettings(out=tmp_path / "never", precision=Precision.BF16))
+    assert not (tmp_path / "never").exists()
+
+
+def test_sizes_that_change_with_every_request_make_no_kernel_of_their_own() -> None:
+    """Else Triton would compile again for a size of 1 and for every multiple of 16, in the middle of a request."""
+    free = {each.name for each in require_triton().params if each.do_not_specialize}
+    assert free == {"queries", "keys", "middle", "mask_request"}

@@ -2,9 +2,12 @@
 // driver.
 #include "silu_attention_plugin.h"
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <new>
 #include <string_view>
+#include <vector>
 
 #include "silu_attention_ptx.h"
 
@@ -22,6 +25,10 @@ constexpr const char* kVersion = "2";
 constexpr const char* kNamespace = "rec";
 constexpr const char* kScale = "scale";
 constexpr std::int32_t kRefused = -1;
+constexpr std::int64_t kTimeBuckets = 129;
+constexpr std::int64_t kLargestStride = std::numeric_limits<std::int32_t>::max();
+constexpr std::array kNames = {"query",         "key",        "value",    "mask",          "key_mask",
+                               "position_bias", "query_time", "key_time", "bucket_starts", "time_bias"};
 
 std::int32_t Refuse(const std::string& problem) noexcept {
   if (nvinfer1::ILogger* const logger = getLogger(); logger != nullptr) {
@@ -37,22 +44,90 @@ DataType TypeOf(std::int32_t input) {
   return input == kStarts ? DataType::kINT32 : kFloats;
 }
 
-/// Sizes that the kernel takes, or what is wrong with them. A size of -1 is not known yet.
-std::string ProblemOf(const PluginTensorDesc& query, const PluginTensorDesc& key, std::int32_t inputs) {
+using Shape = std::vector<std::int64_t>;  // -1: not known yet
+
+Shape ShapeOf(const nvinfer1::Dims& dims) { return {dims.d, dims.d + std::max(dims.nbDims, 0)}; }
+Shape ShapeOf(const PluginTensorDesc& tensor) { return ShapeOf(tensor.dims); }
+Shape ShapeOf(const nvinfer1::DynamicPluginTensorDesc& tensor) { return ShapeOf(tensor.desc.dims); }
+
+std::string Text(const Shape& shape) {
+  std::string text = "[";
+  for (const std::int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+bool Fits(const Shape& found, const Shape& expected) {
+  return std::equal(found.begin(), found.end(), expected.begin(), expected.end(),
+                    [](std::int64_t one, std::int64_t other) { return one == other || one == -1 || other == -1; });
+}
+
+/// What the kernel believes of every tensor but the query; the mask may be one for all requests.
+std::vector<Shape> ExpectedShapes(const std::vector<Shape>& in) {
+  const std::int64_t requests = in[kQuery][0], heads = in[kQuery][1], rows = in[kQuery][kQueries];
+  const std::int64_t keys = in[kKey][kQueries], head = silu_attention_ptx::kHeadDim;
+  const std::int64_t masks = !in[kMask].empty() && in[kMask][0] == 1 ? 1 : requests;
+  const std::int64_t table = in.size() > kPosition && in[kPosition].size() == 1 ? in[kPosition][0] : -1;
+  return {{requests, heads, rows, head},
+          {requests, heads, keys, head},
+          {requests, heads, keys, head},
+          {masks, 1, rows, keys},
+          {requests, 1, 1, keys},
+          {table},
+          {requests, rows},
+          {requests, keys},
+          {kTimeBuckets + 1},
+          {kTimeBuckets}};
+}
+
+/// What is wrong between sizes that no single shape tells.
+std::string ProblemOfSizes(const std::vector<Shape>& in) {
+  const std::int64_t rows = in[kQuery][kQueries], keys = in[kKey][kQueries];
+  if (rows != -1 && keys != -1 && rows > keys) {
+    return "there are more query rows than keys, expected at most as many. Export the graph again";
+  }
+  if (in.size() > kPosition && in[kPosition][0] != -1) {
+    const std::int64_t table = in[kPosition][0];
+    if (table % 2 == 0) return "position_bias has " + std::to_string(table) + " numbers, expected 2n-1. Export again";
+    if (keys > (table + 1) / 2) {
+      return "there are " + std::to_string(keys) + " keys, expected at most n = " + std::to_string((table + 1) / 2) +
+             ". Pass a shorter history";
+    }
+  }
+  for (const Shape& shape : {in[kQuery], in[kKey], in[kMask]}) {
+    std::int64_t numbers = 1;  // of one request: the kernel's strides have 32 bits
+    for (std::size_t axis = 1; axis < shape.size(); ++axis) numbers *= std::max<std::int64_t>(shape[axis], 0);
+    if (numbers > kLargestStride) {
+      return "a request has " + Text(shape) + " numbers, expected fewer than 2^31. Pass a shorter history";
+    }
+  }
+  return {};
+}
+
+/// Sizes that the kernel takes, or what is wrong with them.
+template <typename Tensor>
+std::string ProblemOf(const Tensor* tensors, std::int32_t inputs) {
   if (inputs != silu_attention_ptx::kInputs) {
     return "the node has " + std::to_string(inputs) + " inputs, the kernel was compiled for " +
            std::to_string(silu_attention_ptx::kInputs) + ". Compile it for the model's --relative-bias";
   }
-  if (query.dims.nbDims != 4 || key.dims.nbDims != 4) return "query and key have no four axes, expected [B, H, Q, E]";
-  const std::int64_t head = query.dims.d[kHead];
+  std::vector<Shape> in;
+  for (std::int32_t i = 0; i < inputs; ++i) in.push_back(ShapeOf(tensors[i]));
+  if (in[kQuery].size() != 4 || in[kKey].size() != 4) {
+    return "query and key have no four axes, expected [B, H, Q, E]. Export the graph again";
+  }
+  const std::int64_t head = in[kQuery][kHead];
   if (head != -1 && head != silu_attention_ptx::kHeadDim) {
     return "a head has " + std::to_string(head) + " numbers, the kernel was compiled for " +
            std::to_string(silu_attention_ptx::kHeadDim) + ". Compile it for the model's --head-dim";
   }
-  const std::int64_t rows = query.dims.d[kQueries];
-  const std::int64_t keys = key.dims.d[kQueries];
-  if (rows != -1 && keys != -1 && rows > keys) return "there are more query rows than keys, expected at most as many";
-  return {};
+  const std::vector<Shape> expected = ExpectedShapes(in);
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (!Fits(in[i], expected[i])) {
+      return std::string(kNames[i]) + " is " + Text(in[i]) + ", expected " + Text(expected[i]) +
+             ". Export the graph again";
+    }
+  }
+  return ProblemOfSizes(in);
 }
 
 /// The kernel into this thread's CUDA context.
@@ -137,7 +212,7 @@ std::int32_t SiluAttentionPlugin::getNbOutputs() const noexcept { return 1; }
 std::int32_t SiluAttentionPlugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, std::int32_t inputs,
                                                   const nvinfer1::DynamicPluginTensorDesc* /*out*/,
                                                   std::int32_t /*outputs*/) noexcept {
-  const std::string problem = ProblemOf(in[kQuery].desc, in[kKey].desc, inputs);
+  const std::string problem = ProblemOf(in, inputs);
   return problem.empty() ? 0 : Refuse(problem);
 }
 
@@ -167,7 +242,7 @@ bool SiluAttentionPlugin::supportsFormatCombination(std::int32_t position,
 
 std::int32_t SiluAttentionPlugin::onShapeChange(const PluginTensorDesc* in, std::int32_t inputs,
                                                 const PluginTensorDesc* /*out*/, std::int32_t /*outputs*/) noexcept {
-  const std::string problem = ProblemOf(in[kQuery], in[kKey], inputs);
+  const std::string problem = ProblemOf(in, inputs);
   return problem.empty() ? 0 : Refuse(problem);
 }
 

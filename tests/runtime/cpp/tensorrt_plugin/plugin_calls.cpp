@@ -107,10 +107,37 @@ int main(int argc, char** argv) {
     if (build->supportsFormatCombination(position, changed.data(), 10, 1)) return 3;
   }
   std::printf("configured %d\n", build->configurePlugin(all.data(), 10, &all[10], 1));
-  auto wide = all;
-  wide[0].desc.dims.d[3] = 64;
-  std::printf("refused %d\n", build->configurePlugin(wide.data(), 10, &all[10], 1));
+  auto unknown = all;
+  for (auto& tensor : unknown) {
+    if (tensor.desc.dims.nbDims == 4) tensor.desc.dims.d[0] = tensor.desc.dims.d[2] = -1;
+  }
+  std::printf("configured %d\n", build->configurePlugin(unknown.data(), 10, &all[10], 1));
   std::printf("refused %d\n", build->configurePlugin(all.data(), 6, &all[10], 1));
+  const struct {
+    int input, axis;
+    int64_t size;
+  } wrong[] = {{0, 3, 64},  {0, 2, 91}, {1, 0, 3},   {2, 2, 89}, {2, 3, 16}, {3, 0, 3},   {3, 3, 70}, {4, 1, 3},
+               {4, 3, 100}, {5, 0, 98}, {5, 0, 177}, {6, 1, 90}, {7, 0, 1},  {8, 0, 129}, {9, 0, 130}};
+  for (const auto& [input, axis, size] : wrong) {
+    auto changed = all;
+    changed[static_cast<std::size_t>(input)].desc.dims.d[axis] = size;
+    std::printf("refused %d\n", build->configurePlugin(changed.data(), 10, &all[10], 1));
+  }
+  auto flat = all;
+  flat[2].desc.dims.nbDims = 3;
+  std::printf("refused %d\n", build->configurePlugin(flat.data(), 10, &all[10], 1));
+  auto longer = all;  // more rows than keys
+  longer[0].desc.dims.d[2] = longer[3].desc.dims.d[2] = longer[6].desc.dims.d[1] = kS + 1;
+  std::printf("refused %d\n", build->configurePlugin(longer.data(), 10, &all[10], 1));
+  auto huge = all;
+  for (int input : {0, 1, 2, 3, 4, 6, 7}) {
+    auto& dims = huge[static_cast<std::size_t>(input)].desc.dims;
+    for (int axis = 0; axis < dims.nbDims; ++axis) {
+      if (dims.d[axis] == kQ || dims.d[axis] == kS) dims.d[axis] = 50000;
+    }
+  }
+  huge[5].desc.dims.d[0] = 99999;
+  std::printf("refused %d\n", build->configurePlugin(huge.data(), 10, &all[10], 1));
 
   auto* const runtime = static_cast<nvinfer1::IPluginV3OneRuntime*>(
       plugin->getCapabilityInterface(nvinfer1::PluginCapabilityType::kRUNTIME));
@@ -122,6 +149,9 @@ int main(int argc, char** argv) {
   for (std::uintptr_t i = 1; i <= 10; ++i) inputs.push_back(reinterpret_cast<const void*>(i * 4096));
   void* const mixed = reinterpret_cast<void*>(std::uintptr_t{11 * 4096});
   if (running->onShapeChange(in.data(), 10, in.data(), 1) != 0) return 5;
+  auto short_value = in;
+  short_value[2].dims.d[2] = kQ;
+  if (running->onShapeChange(short_value.data(), 10, in.data(), 1) == 0) return 6;
   auto* const stream = reinterpret_cast<cudaStream_t>(std::uintptr_t{0x77});
   return running->enqueue(in.data(), in.data(), inputs.data(), &mixed, nullptr, stream);
 }
