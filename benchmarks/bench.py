@@ -87,7 +87,8 @@ def bench(settings: BenchSettings, words: Sequence[str] = ()) -> dict[str, Any]:
     threads = settings.threads or usable_cores()
     facts = place("benchmarks.bench", words, threads, PACKAGES)
     path = settings.out / "bench-cpu.jsonl"
-    bundles = {case.bundle: _bundle(settings.out / "bundles" / case.bundle, case) for case in settings.chosen}
+    first_of = {case.bundle: case for case in reversed(settings.chosen)}
+    bundles = {name: _bundle(settings.out / "bundles" / name, case) for name, case in first_of.items()}
     logger.info("ceilings of this machine: GEMM and copy")
     ceilings = ceilings_apart(threads)
     rows = _time_cases(settings, bundles, threads, ceilings)
