@@ -40,14 +40,13 @@ class Change:
 
     @property
     def worse(self) -> bool:
-        """Whether it counts: the chain decides, its stages say why; of what is lost, only our own engines do."""
-        lost = self.verdict == LOST and self.engine in RUNTIME
-        return self.stage == CHAIN and (self.verdict in WORSE or lost)
+        """Whether it counts: the chain of our own engines decides; its stages say why, peers may do as they like."""
+        return self.stage == CHAIN and self.engine in RUNTIME and self.verdict in (*WORSE, LOST)
 
     @property
     def noisy(self) -> bool:
         """Whether it would count and nothing can be said of it."""
-        return self.stage == CHAIN and self.verdict == NOISY
+        return self.stage == CHAIN and self.engine in RUNTIME and self.verdict == NOISY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ class Case:
     precision: str = "fp32"  # of the graphs; an engine whose name ends in bf16 casts the model itself
     utilisation: float = 0.0  # of an open loop after the closed one
     iterations: int = 3  # of a round, at least
-    duration: float = 2.0  # seconds of a round, at least
+    duration: float = 1.0  # seconds of a round, at least
 
     @property
     def name(self) -> str:
