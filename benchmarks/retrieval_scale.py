@@ -80,6 +80,8 @@ def measure(settings: ScaleSettings, run: Run) -> list[RetrievalRow]:
     """
     rows = []
     steps = tqdm(total=1 + len(settings.retrievers) * len(settings.items), file=sys.stderr, unit="step")
+    if settings.work is not None:
+        settings.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="retrieval-scale-", dir=settings.work) as folder, steps:
         work = Path(folder)
         steps.set_description("bundles")
