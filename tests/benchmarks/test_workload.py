@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_every_process_reads_the_tokens_and_filters_that_were_written(tmp_path: 
     raw = [[{"now": 1}, {"now": 2}], [{"now": 3}, {"now": 4}]]
     Workload(JOB, raw, [requests[:2], requests[2:]]).write(tmp_path)
     read = Workload.read(tmp_path)
-    assert read.job == JOB
+    assert read.job == replace(JOB, folder=str(tmp_path)), "and where it lies"
     assert read.raw == raw
     for batch, wanted in zip(read.encoded, (requests[:2], requests[2:]), strict=True):
         for found, expected in zip(batch, wanted, strict=True):
