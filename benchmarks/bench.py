@@ -51,7 +51,8 @@ class BenchSettings:
     cases: tuple[str, ...] = ()  # names of benchmarks/matrix.py; none: all
     kernels: Path | None = KERNELS_FILE
     threads: int | None = None  # None: one per core
-    rounds: int = 5
+    rounds: int = 3  # the quickest of an engine and case that must agree
+    max_rounds: int = 8
     scale: bool = True  # retrieval at scale, too
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class BenchSettings:
             raise ValueError(f"--case: got {wrong[0]!r}, expected one of {', '.join(names)}")
         if self.rounds < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"--rounds, --threads: got {self.rounds}, {self.threads}, expected at least 1")
+        if self.max_rounds < self.rounds:
+            raise ValueError(f"--max-rounds: got {self.max_rounds}, expected at least --rounds {self.rounds}")
 
     @property
     def chosen(self) -> list[Case]:
@@ -119,7 +122,8 @@ def _time_cases(settings: BenchSettings, bundles: dict[str, Path], threads: int,
     for number, case in enumerate(todo, 1):
         left = f", about {(time.monotonic() - begin) / done * (every - done) / 60:.0f} min left of them" if done else ""
         logger.info("case %d of %d: %s%s", number, len(todo), case.name, left)
-        latency = case.settings(bundles[case.bundle], settings.kernels, threads, settings.rounds, ceilings)
+        rounds = (settings.rounds, settings.max_rounds)
+        latency = case.settings(bundles[case.bundle], settings.kernels, threads, rounds, ceilings)
         report, wrong = run(latency, ["--bundle", case.bundle])
         write_whole(settings.out / "reports" / f"{case.name}.json", json.dumps(report))
         if wrong is not None:
@@ -194,6 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-kernels", dest="kernels", action="store_const", const=None, help="leave their rows out")
     add("--threads", type=int, help="of every engine alike (default: one per core)")
     add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine and case (default: %(default)s)")
+    add("--max-rounds", type=int, default=DEFAULT.max_rounds,
+        help="until the quickest --rounds of them agree within 5 %% (default: %(default)s)")  # fmt: skip
     add("--no-scale", dest="scale", action="store_false", help="leave retrieval at scale out")
     return parser
 

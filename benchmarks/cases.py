@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,12 @@ from benchmarks.roofline import Needed, with_roofline
 from benchmarks.rounds import Rounds, measure_apart
 from benchmarks.row import (
     BACKENDS,
-    BASELINES,
     CHAIN,
     COMPILED,
     COMPILED_MAX,
     EAGER,
     FUSED_GRAPHED,
     GRAPHED,
-    NAIVE,
     NEED_KERNELS,
     OF_BUNDLE,
     OPEN,
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BASELINE_ROUNDS = 2
 SYNTHETIC_BATCHES = 4  # different ones, taken in turn
 
 
@@ -172,22 +168,20 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     """All engines on one workload, round after round: the rows, and what is wrong with the answers of the graphs."""
     settings, batch = context.settings, workload.job.batch
     names = engines_of(settings)
-    found: dict[str, Rounds] = {name: Rounds([]) for name in names}
+    found = {name: Rounds.of_engine(name, settings.rounds, settings.most_rounds) for name in names}
     apart: dict[str, dict[str, Error]] = {}
     failures: list[str] = []
     outputs = {name: [row.name for row in stage.outputs] for name, stage in context.bundle.manifest.stages.items()}
     with tempfile.TemporaryDirectory(prefix="oneranker-latency-") as temporary:
         folder = Path(temporary)
         workload.write(folder)
-        turns = [(name, turn) for turn in range(settings.rounds) for name in names if turn < _most_rounds(name)]
         took: dict[str, float] = {}  # seconds of the last process of each engine
-        for number, (name, turn) in enumerate(turns):
-            if found[name].not_run is not None:
-                continue
-            left = _told_left([name for name, _ in turns[number:]], took)
-            logger.info("%s, batch %d: process %d of %d%s", name, batch, number + 1, len(turns), left)
+        for name in _turns(found):
+            rounds = found[name]
+            number = len(rounds.found)
+            logger.info("%s, batch %d: round %d%s%s", name, batch, number + 1, _why(rounds), _told_left(found, took))
             begin = time.monotonic()
-            found[name].found.append(measure_apart(folder, name, turn))
+            rounds.found.append(measure_apart(folder, name, number))
             took[name] = time.monotonic() - begin
             if found[name].not_run is None and name not in apart:
                 apart[name] = errors(read_answers(folder, name), *_yardsticks(folder), outputs)
@@ -200,17 +194,25 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     return rows, failures
 
 
-def _told_left(names: Sequence[str], took: Mapping[str, float]) -> str:
-    """How long the processes that are left will take, as long as those before them; "" before there are any."""
+def _turns(found: Mapping[str, Rounds]) -> Iterator[str]:
+    """The engines in turn, again and again, while there is one whose quickest rounds do not agree."""
+    while any(rounds.due for rounds in found.values()):
+        yield from (name for name, rounds in found.items() if rounds.due)
+
+
+def _why(rounds: Rounds) -> str:
+    """Why there is one round more than those to keep."""
+    if len(rounds.found) < rounds.keep:
+        return f" of {rounds.keep}"
+    return f", as the quickest {rounds.keep} differ by {rounds.kept_spread:.0%}"
+
+
+def _told_left(found: Mapping[str, Rounds], took: Mapping[str, float]) -> str:
+    """How long what is due will take, as long as before; "" before there is anything to go by."""
     if not took:
         return ""
     usual = sum(took.values()) / len(took)
-    return f", about {sum(took.get(name, usual) for name in names):.0f} s left"
-
-
-def _most_rounds(name: str) -> float:
-    """What starts for half a minute, and whose changes nobody is judged by, has fewer rounds."""
-    return BASELINE_ROUNDS if name in BASELINES and name != NAIVE else math.inf
+    return f", about {sum(rounds.due * took.get(name, usual) for name, rounds in found.items()):.0f} s left"
 
 
 def _yardsticks(folder: Path) -> tuple[Answers, Answers]:
@@ -256,7 +258,8 @@ def _rows(
         if rounds.not_run is not None:
             rows.append(not_run(row, rounds.not_run))
             continue
-        row = _measured(timed(row, rounds.samples_ms(stage)), rounds)
+        keep = None if stage == OPEN else rounds.keep  # every round has arrivals of its own, which are not noise
+        row = _measured(timed(row, rounds.samples_ms(stage), keep), rounds)
         if stage in found:
             row = replace(row, max_error=found[stage].max_error, allowed_error=found[stage].allowed)
         rows.append(row if ceilings is None else with_roofline(row, needed, ceilings))

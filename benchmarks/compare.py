@@ -7,7 +7,8 @@ Rows are joined by case and engine. The change is new p50 / old p50. It is noise
 --tolerance, the old row's spread and the new row's spread, in either direction; a row of one round does not know its
 spread, and 15 % take its place. Noise of more than 30 % is called noisy: nothing can be said of that row. Peak memory
 is compared once for each process and flagged above 10 %. What OLD measured and NEW did not is lost, unless NEW has
-nothing of its case: a run of some cases is compared in those.
+nothing of its case: a run of some cases is compared in those. Ceilings that differ by more than 5 % are told first:
+then it is the machine that changed.
 
 Rows of the stage chain decide, and of what is lost, those of our own engines; all others are listed as the reason.
 

@@ -10,7 +10,8 @@ from benchmarks.row import CHAIN, EAGER, OPEN, RUNTIME, Row
 from benchmarks.row_set import RETRIEVAL, RowSet, sizes_of
 from runtime.errors import OneRankerError
 
-TOLERANCE = 0.05  # a change within it is noise, however small the spread
+TOLERANCE = 0.10  # a change within it is noise, however small the spread
+SAME_LOAD, SAME_MACHINE = 0.05, 0.05  # shares by which arrivals and ceilings of two runs may differ
 ONE_ROUND = 0.15  # the same for a row of one round, which does not know its spread
 MEMORY_TOLERANCE = 0.10
 NOISY_ABOVE = 0.30  # where the spreads are larger than this, a change within them shows nothing
@@ -108,6 +109,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     facts = [(name, old.get(name), new.get(name)) for name in ("machine", "threads", "system", "commit")]
     versions = (old.get("versions", {}), new.get("versions", {}))
     facts += [(name, *(found.get(name) for found in versions)) for name in dict.fromkeys([*versions[0], *versions[1]])]
+    ceilings = [run.get("ceilings") or {} for run in (old, new)]
+    for name in ceilings[0].keys() & ceilings[1].keys():
+        before, after = (found[name] for found in ceilings)
+        if abs(after / before - 1) > SAME_MACHINE:  # then it is not the code that has changed
+            facts.append((f"ceiling {name}", f"{before:.4g}", f"{after:.4g}"))
     return [f"{name}: {before} -> {after}" for name, before, after in facts if before != after]
 
 
@@ -134,7 +140,7 @@ def _fields(row: Row) -> dict[str, Any]:
 
 def _time(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Change:
     offered = [row.get("offered_per_s") or 0.0 for row in (old, new)]
-    if old["stage"] == OPEN and max(offered) > (1 + TOLERANCE) * min(offered):
+    if old["stage"] == OPEN and max(offered) > (1 + SAME_LOAD) * min(offered):
         reason = f"{offered[0]:.3g} and {offered[1]:.3g} requests arrived per second"
         return _unmoved(TIME, old, new, f"not compared: {reason}")
     return _change(TIME, old, new, _tolerance((old, new), tolerance), (SLOWER, FASTER), accepted=tolerance)

@@ -11,8 +11,10 @@ tokens, padded to the same length. A batch's latency is the latency of each of i
 
 How: every (engine, case) in a process of its own, one after another, with the same number of threads; every shape is
 run once, then --warmup batches are thrown away, then --iterations batches are timed by perf_counter with the garbage
-collector off, more of them until --duration is over. With --rounds the engines take turns again and again; the spread
-between the rounds tells what a difference is worth. With --utilisation requests then arrive by chance (Poisson).
+collector off, more of them until --duration is over. With --rounds the engines take turns again and again, and
+with --max-rounds further until the quickest --rounds of an engine agree within 5 %. p50, rate and spread are of
+these rounds: whatever else a machine does adds time and never takes any. p90 to max are of all samples. With
+--utilisation requests then arrive by chance (Poisson).
 torch.compile runs stage by stage with static shapes, in its default mode and, on a GPU, with max-autotune beside it,
 whose CUDA graphs copy every input that a stage is given; its compile time is told apart, and is short where torch finds
 its own earlier work on disk. OpenMP's threads spin only shortly before they sleep
@@ -72,7 +74,8 @@ class LatencySettings:
     device: str = "cpu"  # or "cuda", "cuda:N"
     kernels: Path | None = None  # liboneranker_kernels.so: one engine more on the CPU
     engines: tuple[str, ...] = ()  # beside eager PyTorch; none: the usual ones of the device
-    rounds: int = 1  # processes an engine, in turn with the others
+    rounds: int = 1  # processes an engine, in turn with the others, that must agree
+    max_rounds: int | None = None  # until the quickest `rounds` agree within 5 %; None: no more than `rounds`
     duration: float = 0.0  # seconds
     utilisation: float = 0.0  # of an open loop after the closed one; 0: none
     ceilings: Ceilings | None = None  # of this machine with as many threads, for the share of the roofline
@@ -93,9 +96,16 @@ class LatencySettings:
                 f"--duration, --utilisation: got {self.duration:g}, {self.utilisation:g}, expected seconds from 0 on "
                 "and a share from 0 to below 1"
             )
+        if self.max_rounds is not None and self.max_rounds < self.rounds:
+            raise ValueError(f"--max-rounds: got {self.max_rounds}, expected at least --rounds {self.rounds}")
         self._check_engines()
         if self.history is not None and self.requests is not None:
             raise ValueError("--history: got a number beside --requests, whose own histories are used; leave it out")
+
+    @property
+    def most_rounds(self) -> int:
+        """Of any engine."""
+        return self.rounds if self.max_rounds is None else self.max_rounds
 
     def _check_engines(self) -> None:
         known = CPU_ENGINES if self.device == "cpu" else BACKENDS["cuda"]
@@ -187,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", action="append", dest="engines", metavar="NAME",
         help=f"beside eager PyTorch, may be given again: on the CPU {', '.join(CPU_ENGINES)}")  # fmt: skip
     add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine, in turn (default: %(default)s)")
+    add("--max-rounds", type=int, help="until the quickest --rounds of them agree within 5 %% (default: --rounds)")
     add("--duration", type=float, default=DEFAULT.duration, metavar="S", help="seconds to time at least")
     add("--utilisation", type=float, default=DEFAULT.utilisation, metavar="SHARE",
         help="then an open loop: Poisson arrivals at this share of the closed loop's rate")  # fmt: skip

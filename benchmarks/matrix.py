@@ -50,9 +50,9 @@ class Case:
         return f"{self.preset}-n{self.items}-{self.precision}"
 
     def settings(
-        self, bundle: Path, kernels: Path | None, threads: int, rounds: int, ceilings: Ceilings | None
+        self, bundle: Path, kernels: Path | None, threads: int, rounds: tuple[int, int], ceilings: Ceilings | None
     ) -> LatencySettings:
-        """As benchmarks.latency takes it; without kernels, without the engines that need them."""
+        """As benchmarks.latency takes it, rounds from .. to; without kernels, without the engines that need them."""
         engines = [name for name in self.engines if kernels is not None or name not in NEED_KERNELS]
         return LatencySettings(
             bundle=bundle,
@@ -64,7 +64,8 @@ class Case:
             threads=threads,
             kernels=kernels,
             engines=tuple(engines),
-            rounds=rounds,
+            rounds=rounds[0],
+            max_rounds=rounds[1],
             utilisation=self.utilisation,
             ceilings=ceilings,
         )

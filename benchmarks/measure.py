@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,6 +117,19 @@ def percentiles(samples_ms: Sequence[float]) -> tuple[float, float, float, float
     """p50, p90, p95 and p99, linear between neighbours."""
     p50, p90, p95, p99 = np.percentile(np.asarray(samples_ms, np.float64), PERCENTILES).tolist()
     return p50, p90, p95, p99
+
+
+def quickest(rounds: Sequence[Sequence[float]], keep: int) -> list[Sequence[float]]:
+    """The rounds of the lowest medians, `keep` of them: the noise of a shared machine only ever adds time."""
+    return sorted(rounds, key=statistics.median)[:keep]
+
+
+def spread(rounds: Sequence[Sequence[float]]) -> float | None:
+    """(largest - smallest median of a round) / median of all samples; None of one round, which does not know it."""
+    if len(rounds) < 2:
+        return None
+    middles = [statistics.median(round_) for round_ in rounds]
+    return (max(middles) - min(middles)) / statistics.median(sample for round_ in rounds for sample in round_)
 
 
 def peak_memory_mib() -> float:

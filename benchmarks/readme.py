@@ -101,12 +101,12 @@ def text_of(found: RowSet, name: Path) -> str:
 
 def _heading(found: RowSet, name: Path) -> list[str]:
     """Where, when and how often it was measured, and what repeats it."""
-    run, rounds = found.run, max((row.rounds for row in found.rows), default=1)
+    run, rounds = found.run, [row.rounds for row in found.rows if row.samples] or [1]
     commit, changed, _ = str(run["commit"]).partition("+changes")
     return [
         f"`{run['machine']}`, {run['threads']} threads, `{run['date'][:10]}`, commit `{commit[:12]}{changed}`; "
-        f"{rounds} rounds in which the engines take turns.",
-        "p50 and p90 are of all samples; spread: of the rounds' medians; roofline: the shortest time that the machine",
+        f"{min(rounds)} to {max(rounds)} rounds in which the engines take turns.",
+        "p50 and spread are of an engine's quickest rounds, p90 of all; roofline: the shortest time that the machine",
         "allows, as a share of p50; of bf16 GEMM: the rate of needed operations, as a share of a bf16 product's.",
         f"Repeat with `{run['command']}` and",
         f"`python -m benchmarks.readme {name} --write`; lines in {name}.",

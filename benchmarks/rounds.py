@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.measure import quickest, spread
 from benchmarks.roofline import Needed
-from benchmarks.row import BASELINES
+from benchmarks.row import BASELINES, CHAIN, NAIVE
 from benchmarks.worker import Measured
 from runtime.errors import OneRankerError
 
+SETTLED = 0.05  # spread of the kept rounds of the chain at which an engine needs no more of them
+SLOW_STARTERS = tuple(name for name in BASELINES if name != NAIVE)  # half a minute each, and nobody judges a change
+SLOW_KEPT, SLOW_MOST = 2, 4  # of these, at most so many
 # PyTorch's OpenMP threads wait for each other at full speed by default: where one core is busy with something else,
 # eager PyTorch then takes 20 times as long. A short spin, then sleep, is the fair baseline; the runtime's do not spin.
 SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
@@ -25,6 +29,28 @@ class Rounds:
     """One engine's rounds of one case, in order; if one could not run, none counts."""
 
     found: list[Measured]
+    keep: int = 1  # that must agree, the quickest of all
+    most: int = 1
+
+    @classmethod
+    def of_engine(cls, name: str, keep: int, most: int) -> Rounds:
+        """None yet, and how many there may be."""
+        return cls([], min(keep, SLOW_KEPT), min(most, SLOW_MOST)) if name in SLOW_STARTERS else cls([], keep, most)
+
+    @property
+    def due(self) -> int:
+        """Rounds that are still to come: those to keep, then one after another until the quickest of them agree."""
+        missing = self.keep - len(self.found)
+        if self.not_run is not None:
+            return 0
+        if missing > 0:
+            return missing
+        return int(len(self.found) < self.most and (self.kept_spread or 0.0) > SETTLED)
+
+    @property
+    def kept_spread(self) -> float | None:
+        """Of the chain in the quickest rounds so far."""
+        return spread(quickest(self.samples_ms(CHAIN), self.keep))
 
     @property
     def not_run(self) -> str | None:

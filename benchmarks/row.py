@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from benchmarks.measure import percentiles
+from benchmarks.measure import percentiles, quickest, spread
 
 EAGER = "pytorch-eager"  # the baseline of every ratio
 EAGER_BF16 = "pytorch-eager-bf16"
@@ -64,13 +65,14 @@ class Row:
     batch: int  # B
     samples: int = 0  # timed iterations, after the warm-up, of all rounds
     rounds: int = 1  # processes they come from, in turn with the other engines
+    kept: int = 1  # of the rounds: those of the lowest medians, which p50_ms, spread and requests_per_s are of
     p50_ms: float | None = None  # of a whole batch, not of a request
-    p90_ms: float | None = None
+    p90_ms: float | None = None  # from here to max_ms: of all samples, what disturbed them included
     p95_ms: float | None = None
     p99_ms: float | None = None  # of fewer than 100 samples it is close to the largest
     max_ms: float | None = None
-    spread: float | None = None  # (largest - smallest p50 of a round) / p50; null for one round
-    requests_per_s: float | None = None  # B * samples / the sum of all samples; in an open loop, what was answered
+    spread: float | None = None  # (largest - smallest p50 of a kept round) / p50; null for one round
+    requests_per_s: float | None = None  # B * kept samples / their sum; in an open loop, what was answered
     offered_per_s: float | None = None  # open loop: requests that arrived per second
     p50_vs_eager: float | None = None  # eager p50 / this p50, both of this run; above 1 = faster than eager
     p99_vs_eager: float | None = None
@@ -92,22 +94,26 @@ class Row:
     note: str = ""
 
 
-def timed(row: Row, rounds: Sequence[Sequence[float]]) -> Row:
-    """The row with its percentiles, spread and rate, from the samples of every round in milliseconds."""
-    samples = [sample for round_ in rounds for sample in round_]
-    p50, p90, p95, p99 = percentiles(samples)
-    middles = [percentiles(round_)[0] for round_ in rounds]
+def timed(row: Row, rounds: Sequence[Sequence[float]], keep: int | None = None) -> Row:
+    """The row with its percentiles, spread and rate, from the samples of every round in milliseconds.
+
+    `keep` of the rounds, the quickest, tell what the code takes; None: all of them.
+    """
+    kept = rounds if keep is None else quickest(rounds, keep)
+    samples, counted = ([sample for round_ in some for sample in round_] for some in (rounds, kept))
+    _, p90, p95, p99 = percentiles(samples)
     return replace(
         row,
         samples=len(samples),
         rounds=len(rounds),
-        p50_ms=p50,
+        kept=len(kept),
+        p50_ms=statistics.median(counted),
         p90_ms=p90,
         p95_ms=p95,
         p99_ms=p99,
         max_ms=max(samples),
-        spread=(max(middles) - min(middles)) / p50 if len(rounds) > 1 else None,
-        requests_per_s=row.batch * len(samples) / (sum(samples) / 1e3),
+        spread=spread(kept),
+        requests_per_s=row.batch * len(counted) / (sum(counted) / 1e3),
     )
 
 

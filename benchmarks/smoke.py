@@ -63,6 +63,7 @@ class SmokeSettings:
     iterations: int = 30
     warmup: int = 5
     rounds: int = 2
+    max_rounds: int = 4
     attempts: int = 2
     threads: int | None = None  # None: as many as the committed row set, and at most one per core
     tolerance: float = 0.25  # share of a ratio
@@ -70,6 +71,7 @@ class SmokeSettings:
 
     def __post_init__(self) -> None:
         numbers = {"--iterations": (self.iterations, 1), "--warmup": (self.warmup, 0), "--rounds": (self.rounds, 1)}
+        numbers |= {"--max-rounds": (self.max_rounds, self.rounds)}
         numbers |= {"--attempts": (self.attempts, 1)}
         for flag, (value, least) in {**numbers, "--threads": (self.threads or 1, 1)}.items():
             if value < least:
@@ -177,7 +179,8 @@ def measure(settings: SmokeSettings, case: re.Match[str], engines: Sequence[str]
     report, wrong = run_latency(
         LatencySettings(
             bundle=bundle, batch=(int(case["B"]),), history=int(case["S"]), iterations=settings.iterations,
-            warmup=settings.warmup, rounds=settings.rounds, kernels=settings.kernels if KERNELS in engines else None,
+            warmup=settings.warmup, rounds=settings.rounds, max_rounds=settings.max_rounds,
+            kernels=settings.kernels if KERNELS in engines else None,
             threads=settings.threads or min(usable_cores(), threads),
             engines=tuple(engines),
         )
@@ -244,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--iterations", type=int, default=DEFAULT.iterations, help="timed batches a round (default: %(default)s)")
     add("--warmup", type=int, default=DEFAULT.warmup, help="batches thrown away first (default: %(default)s)")
     add("--rounds", type=int, default=DEFAULT.rounds, help="turns of each engine (default: %(default)s)")
+    add("--max-rounds", type=int, default=DEFAULT.max_rounds,
+        help="until the quickest --rounds agree within 5 %% (default: %(default)s)")  # fmt: skip
     add("--attempts", type=int, default=DEFAULT.attempts, help="measurements of what got worse (default: %(default)s)")
     add("--threads", type=int, help="of every engine (default: as in the row set, at most one per core)")
     add(

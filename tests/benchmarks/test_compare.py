@@ -136,13 +136,13 @@ def test_a_faster_row_is_called_faster() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "spreads", "said"),
     [
-        (100.0, 105.0, (0.0, 0.0), NOISE), (100.0, 105.1, (0.0, 0.0), SLOWER),
-        (105.0, 100.0, (0.0, 0.0), NOISE), (105.1, 100.0, (0.0, 0.0), FASTER),
+        (100.0, 110.0, (0.0, 0.0), NOISE), (100.0, 110.1, (0.0, 0.0), SLOWER),
+        (110.0, 100.0, (0.0, 0.0), NOISE), (110.1, 100.0, (0.0, 0.0), FASTER),
         (100.0, 129.0, (0.3, 0.0), NOISE), (100.0, 129.0, (0.0, 0.3), NOISE), (100.0, 131.0, (0.3, 0.2), SLOWER),
         (131.0, 100.0, (0.2, 0.3), FASTER), (129.0, 100.0, (0.2, 0.3), NOISE),
     ],
 )  # fmt: skip
-def test_noise_ends_at_the_largest_of_5_percent_and_both_spreads(
+def test_noise_ends_at_the_largest_of_10_percent_and_both_spreads(
     old: float, new: float, spreads: tuple[float, float], said: str
 ) -> None:
     [change, _] = compare_row_sets(one_row(old, spreads[0]), one_row(new, spreads[1])).changes

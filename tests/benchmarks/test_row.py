@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from benchmarks.row import COMPILED, EAGER, ENGINE, Row, not_run, timed, with_ratios
@@ -73,3 +74,14 @@ def test_the_spread_is_the_distance_between_the_rounds_over_the_median_of_all() 
     assert timed_row.p50_ms == 10
     assert timed_row.spread == pytest.approx((12 - 10) / 10)
     assert row(ENGINE, [1.0, 2.0]).spread is None
+
+
+def test_p50_spread_and_rate_are_of_the_quickest_rounds_and_the_tail_is_of_all() -> None:
+    plain = Row(case="c", stage="chain", engine=ENGINE, batch=2)
+    found = timed(plain, [[20.0, 21.0], [10.0, 99.0, 10.0], [11.0], [40.0], [10.5]], keep=3)
+    assert (found.rounds, found.kept, found.samples) == (5, 3, 8)
+    assert found.p50_ms == 10.5  # of 10, 10, 10.5, 11, 99
+    assert found.spread == pytest.approx((11 - 10) / 10.5)
+    assert found.requests_per_s == pytest.approx(2 * 5 / 0.1405)
+    assert found.max_ms == 99
+    assert found.p90_ms == pytest.approx(np.percentile([20, 21, 10, 99, 10, 11, 40, 10.5], 90))

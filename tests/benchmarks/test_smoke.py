@@ -235,5 +235,5 @@ def test_the_tiny_preset_is_found_built_timed_and_compared(tiny_bundle: Path, tm
     compared = [change["case"] for change in json.loads(done.stdout.splitlines()[-1])["changes"]]
     assert set(compared) == {f"tiny-{stage}-{sizes}" for stage in ("generator", CHAIN)}
     new = RowSet.read(tmp_path / "new.jsonl")
-    assert {row.rounds for row in new.rows} == {2}
+    assert {row.kept for row in new.rows} == {2}
     assert {row.engine for row in new.rows} >= {EAGER, ENGINE}
