@@ -176,7 +176,7 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
         folder = Path(temporary)
         workload.write(folder)
         took: dict[str, float] = {}  # seconds of the last process of each engine
-        for name in _turns(found):
+        for name in _turns(found, time.monotonic() + settings.max_seconds):
             rounds = found[name]
             number = len(rounds.found)
             logger.info("%s, batch %d: round %d%s%s", name, batch, number + 1, _why(rounds), _told_left(found, took))
@@ -194,10 +194,14 @@ def _time_case(context: _Context, workload: Workload) -> tuple[list[Row], list[s
     return rows, failures
 
 
-def _turns(found: Mapping[str, Rounds]) -> Iterator[str]:
-    """The engines in turn, again and again, while there is one whose quickest rounds do not agree."""
-    while any(rounds.due for rounds in found.values()):
-        yield from (name for name, rounds in found.items() if rounds.due)
+def _turns(found: Mapping[str, Rounds], until: float) -> Iterator[str]:
+    """The engines in turn, again and again, while there is one whose quickest rounds do not agree and time is left."""
+
+    def wants(rounds: Rounds) -> bool:
+        return rounds.due > 0 and (len(rounds.found) < rounds.keep or time.monotonic() < until)
+
+    while any(map(wants, found.values())):
+        yield from (name for name, rounds in found.items() if wants(rounds))
 
 
 def _why(rounds: Rounds) -> str:
@@ -259,7 +263,8 @@ def _rows(
             rows.append(not_run(row, rounds.not_run))
             continue
         keep = None if stage == OPEN else rounds.keep  # every round has arrivals of its own, which are not noise
-        row = _measured(timed(row, rounds.samples_ms(stage), keep), rounds)
+        quiet = None if stage == OPEN else rounds.quiet_ms(stage)  # a stall makes all wait who come after it
+        row = _measured(timed(row, rounds.samples_ms(stage), keep, quiet), rounds)
         if stage in found:
             row = replace(row, max_error=found[stage].max_error, allowed_error=found[stage].allowed)
         rows.append(row if ceilings is None else with_roofline(row, needed, ceilings))
@@ -274,6 +279,7 @@ def _measured(row: Row, rounds: Rounds) -> Row:
         row = replace(row, offered_per_s=offered, requests_per_s=answered)
     return replace(
         row,
+        stolen=rounds.mean("stolen"),
         peak_memory_mib=rounds.peak_memory_mib,
         device_memory_mib=rounds.device_memory_mib,
         compile_s=sum(seconds.values()) if seconds and row.stage == CHAIN else seconds.get(row.stage),

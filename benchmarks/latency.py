@@ -37,6 +37,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,6 +77,7 @@ class LatencySettings:
     engines: tuple[str, ...] = ()  # beside eager PyTorch; none: the usual ones of the device
     rounds: int = 1  # processes an engine, in turn with the others, that must agree
     max_rounds: int | None = None  # until the quickest `rounds` agree within 5 %; None: no more than `rounds`
+    max_seconds: float = math.inf  # of a case, after which no round beyond `rounds` begins
     duration: float = 0.0  # seconds
     utilisation: float = 0.0  # of an open loop after the closed one; 0: none
     ceilings: Ceilings | None = None  # of this machine with as many threads, for the share of the roofline
@@ -91,6 +93,8 @@ class LatencySettings:
             ordinal_of(self.device)
             if self.kernels is not None:
                 raise ValueError(f"--kernels: got a file beside --device {self.device}, expected cpu; leave it out")
+        if not self.max_seconds >= 0:
+            raise ValueError(f"--max-seconds: got {self.max_seconds}, expected seconds from 0 on")
         if self.duration < 0 or not 0 <= self.utilisation < 1:
             raise ValueError(
                 f"--duration, --utilisation: got {self.duration:g}, {self.utilisation:g}, expected seconds from 0 on "
@@ -198,6 +202,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"beside eager PyTorch, may be given again: on the CPU {', '.join(CPU_ENGINES)}")  # fmt: skip
     add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine, in turn (default: %(default)s)")
     add("--max-rounds", type=int, help="until the quickest --rounds of them agree within 5 %% (default: --rounds)")
+    add("--max-seconds", type=float, default=DEFAULT.max_seconds, metavar="S",
+        help="after so many of a case no engine gets a round beyond --rounds (default: no limit)")  # fmt: skip
     add("--duration", type=float, default=DEFAULT.duration, metavar="S", help="seconds to time at least")
     add("--utilisation", type=float, default=DEFAULT.utilisation, metavar="SHARE",
         help="then an open loop: Poisson arrivals at this share of the closed loop's rate")  # fmt: skip

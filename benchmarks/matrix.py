@@ -21,6 +21,7 @@ from benchmarks.row import (
 from oneranker.config import PRESETS
 
 OURS = (ENGINE, RECOMPUTE, KERNELS, KERNELS_RECOMPUTE)  # with keys and values handed on, and without
+MAX_SECONDS = 240.0  # of a case, before its last rounds: on a noisy machine, too, all of it ends within 40 minutes
 SHARED = (EAGER, COMPILED, NAIVE, *OURS)
 BATCHED = (EAGER, ENGINE, RECOMPUTE, KERNELS, KERNELS_RECOMPUTE)
 
@@ -66,6 +67,7 @@ class Case:
             engines=tuple(engines),
             rounds=rounds[0],
             max_rounds=rounds[1],
+            max_seconds=MAX_SECONDS,
             utilisation=self.utilisation,
             ceilings=ceilings,
         )

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.stolen import QUIET, Stolen, stolen_s
 
 Clock = Callable[[], float]  # seconds
 Settle = Callable[[], None]  # returns when a device has nothing left to do
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the timed iterations, to show how far they are
 
 PERCENTILES = (50, 90, 95, 99)
+MOST = 2  # times what was asked for, where the machine is not quiet
+PROCESSORS = os.cpu_count() or 1  # that the stolen time is counted over
 
 
 class Laps:
@@ -62,6 +68,15 @@ class Unsplit(Laps):
         """Go on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Span name -> samples in milliseconds: all of them, and those of iterations from which no time was stolen."""
+
+    samples_ms: dict[str, list[float]]
+    quiet_ms: dict[str, list[float]]
+    stolen: float  # share of all processors' time during the iterations
+
+
 def measure(
     run: Callable[[int, Laps], None],
     *,
@@ -72,32 +87,67 @@ def measure(
     clock: Clock = time.perf_counter,
     settle: Settle | None = None,
     progress: Progress = iter,
-) -> dict[str, list[float]]:
+    stolen: Stolen = stolen_s,
+) -> Timed:
     """Call `run` with the iteration's number and its laps; warm-up rounds come first and are not kept.
 
-    It goes on until both `iterations` and `duration`, in seconds, are reached, as trtexec does.
-
-    Returns:
-        Span name -> samples in milliseconds; `total` names the sum of an iteration's laps.
+    It goes on until both `iterations` and `duration`, in seconds, are reached, as trtexec does, in quiet iterations,
+    but for at most MOST times as many and as long. `total` names the sum of an iteration's laps.
     """
     for iteration in range(warmup):
         run(iteration, Laps(clock, settle))
-    laps = Laps(clock, settle)
+    seen = _Seen(iterations, duration)
+    samples: dict[str, list[float]] = {}
+    quiet: dict[str, list[float]] = {}
     with garbage_collector_off():
-        for iteration in progress(_iterations(iterations, duration, clock)):
+        for iteration in progress(
+            itertools.takewhile(seen.wants, itertools.count()) if duration else range(iterations)
+        ):
+            laps = Laps(clock, settle)
+            stolen_before, begin = stolen(), clock()
             laps.begin()
             run(iteration, laps)
             if total is not None:
                 laps.end(total)
-    return laps.samples_ms
+            calm = seen.add(clock() - begin, stolen() - stolen_before)
+            for found in (samples, quiet) if calm else (samples,):
+                for name, spans in laps.samples_ms.items():
+                    found.setdefault(name, []).extend(spans)
+    return Timed(samples, quiet, seen.stolen)
 
 
-def _iterations(least: int, duration: float, clock: Clock) -> Iterable[int]:
-    """Numbers from 0 on, at least so many and for at least so long."""
-    if not duration:
-        return range(least)
-    begin = clock()
-    return itertools.takewhile(lambda number: number < least or clock() - begin < duration, itertools.count())
+@dataclass(slots=True)
+class _Seen:
+    """How much has been timed, in quiet iterations and in all."""
+
+    least: int
+    duration: float
+    count: int = 0
+    seconds: float = 0.0
+    quiet_count: int = 0
+    quiet_seconds: float = 0.0
+    stolen_seconds: float = 0.0
+
+    def add(self, seconds: float, stolen_seconds: float) -> bool:
+        """Whether the iteration was quiet."""
+        self.count += 1
+        self.seconds += seconds
+        self.stolen_seconds += stolen_seconds
+        quiet = stolen_seconds <= QUIET * seconds * PROCESSORS
+        if quiet:
+            self.quiet_count += 1
+            self.quiet_seconds += seconds
+        return quiet
+
+    def wants(self, _number: int) -> bool:
+        """Whether there is to be another iteration."""
+        enough = self.quiet_count >= self.least and self.quiet_seconds >= self.duration
+        most = self.count >= MOST * self.least and self.seconds >= MOST * self.duration
+        return not enough and not most
+
+    @property
+    def stolen(self) -> float:
+        return self.stolen_seconds / (self.seconds * PROCESSORS) if self.seconds else 0.0
 
 
 @contextmanager

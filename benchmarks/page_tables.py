@@ -23,7 +23,7 @@ from benchmarks.row_text import (
 TIMES = ("p50", "p90", "p95", "p99", "max")
 OF_CASE = (
     *("stage", "engine", *(f"{name} ms" for name in TIMES), "requests/s", "spread", "against eager", "MiB"),
-    *("roofline", "of bf16 GEMM", "max error", "samples", "note"),
+    *("roofline", "of bf16 GEMM", "max error", "samples", "rounds", "stolen", "note"),
 )
 OF_OPEN = ("engine", "arrived/s", "answered/s", *(f"{name} ms" for name in TIMES), "spread", "samples", "note")
 OF_RATIOS = ("question", "case", "A", "A p50 ms", "B", "B p50 ms", "ratio", "spread")
@@ -108,7 +108,7 @@ def _case_cells(row: Row) -> tuple[str, ...]:
     return (
         row.stage, row.engine, *_times(row), milliseconds(row.requests_per_s), share(row.spread),
         times(row.p50_vs_eager), whole(row.peak_memory_mib), share(row.roofline), share(row.bf16_gemm_share),
-        error(row.max_error), whole(row.samples), row.note,
+        error(row.max_error), whole(row.samples), whole(row.rounds), share(row.stolen), row.note,
     )  # fmt: skip
 
 

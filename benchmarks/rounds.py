@@ -18,7 +18,8 @@ from runtime.errors import OneRankerError
 
 SETTLED = 0.05  # spread of the kept rounds of the chain at which an engine needs no more of them
 SLOW_STARTERS = tuple(name for name in BASELINES if name != NAIVE)  # half a minute each, and nobody judges a change
-SLOW_KEPT, SLOW_MOST = 2, 4  # of these, at most so many
+SLOW_KEPT, SLOW_MOST = 2, 3  # of these, at most so many
+FEW = 3  # samples that are no median of anything
 # PyTorch's OpenMP threads wait for each other at full speed by default: where one core is busy with something else,
 # eager PyTorch then takes 20 times as long. A short spin, then sleep, is the fair baseline; the runtime's do not spin.
 SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
@@ -50,7 +51,7 @@ class Rounds:
     @property
     def kept_spread(self) -> float | None:
         """Of the chain in the quickest rounds so far."""
-        return spread(quickest(self.samples_ms(CHAIN), self.keep))
+        return spread(quickest(self.quiet_ms(CHAIN), self.keep))
 
     @property
     def not_run(self) -> str | None:
@@ -74,6 +75,11 @@ class Rounds:
     def samples_ms(self, stage: str) -> list[list[float]]:
         """Of every round; none where this engine does not run the stage."""
         return [one.samples_ms[stage] for one in self.found if stage in one.samples_ms]
+
+    def quiet_ms(self, stage: str) -> list[list[float]]:
+        """Of every round the samples from which no time was stolen, or all of them where those are fewer than FEW."""
+        found = [(one.quiet_ms.get(stage, []), one.samples_ms[stage]) for one in self.found if stage in one.samples_ms]
+        return [quiet if len(quiet) >= FEW else samples for quiet, samples in found]
 
     @property
     def peak_memory_mib(self) -> float | None:

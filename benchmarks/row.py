@@ -64,8 +64,11 @@ class Row:
     engine: str  # one of the names above
     batch: int  # B
     samples: int = 0  # timed iterations, after the warm-up, of all rounds
+    quiet_samples: int = 0  # of these: from which the hypervisor had stolen at most 1 % of the processors' time
     rounds: int = 1  # processes they come from, in turn with the other engines
-    kept: int = 1  # of the rounds: those of the lowest medians, which p50_ms, spread and requests_per_s are of
+    # of the rounds: those of the lowest medians, whose quiet samples p50_ms, spread and requests_per_s are of
+    kept: int = 1
+    stolen: float | None = None  # share of the processors' time, while the chain was timed, mean of all rounds
     p50_ms: float | None = None  # of a whole batch, not of a request
     p90_ms: float | None = None  # from here to max_ms: of all samples, what disturbed them included
     p95_ms: float | None = None
@@ -94,17 +97,25 @@ class Row:
     note: str = ""
 
 
-def timed(row: Row, rounds: Sequence[Sequence[float]], keep: int | None = None) -> Row:
+def timed(
+    row: Row,
+    rounds: Sequence[Sequence[float]],
+    keep: int | None = None,
+    quiet: Sequence[Sequence[float]] | None = None,
+) -> Row:
     """The row with its percentiles, spread and rate, from the samples of every round in milliseconds.
 
-    `keep` of the rounds, the quickest, tell what the code takes; None: all of them.
+    `keep` of the rounds, the quickest, tell what the code takes; None: all of them. `quiet` are the samples of each
+    round that nothing disturbed; None: all of them.
     """
-    kept = rounds if keep is None else quickest(rounds, keep)
+    quiet = rounds if quiet is None else quiet
+    kept = quiet if keep is None else quickest(quiet, keep)
     samples, counted = ([sample for round_ in some for sample in round_] for some in (rounds, kept))
     _, p90, p95, p99 = percentiles(samples)
     return replace(
         row,
         samples=len(samples),
+        quiet_samples=sum(map(len, quiet)),
         rounds=len(rounds),
         kept=len(kept),
         p50_ms=statistics.median(counted),

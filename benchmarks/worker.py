@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.backend import Array, Backend, NotRunError, Work, as_float
 from benchmarks.gpu import memory_taken_mib, settle_of
-from benchmarks.measure import Laps, Unsplit, measure, peak_memory_mib
+from benchmarks.measure import Laps, Timed, Unsplit, measure, peak_memory_mib
 from benchmarks.open_loop import open_loop
 from benchmarks.roofline import Needed
 from benchmarks.row import (
@@ -59,6 +59,8 @@ class Measured:
     """What one process found out about one backend."""
 
     samples_ms: dict[str, list[float]] = field(default_factory=dict)
+    quiet_ms: dict[str, list[float]] = field(default_factory=dict)  # of the iterations from which no time was stolen
+    stolen: float | None = None  # share of the processors' time, while the chain was timed
     compile_s: dict[str, float] = field(default_factory=dict)
     needed: dict[str, dict[str, float]] = field(default_factory=dict)  # stage -> Needed; eager PyTorch alone says it
     offered_per_s: float | None = None  # open loop, batches
@@ -150,7 +152,7 @@ def time_backend(backend: Backend, workload: Workload, name: str, turn: int = 0)
     job, batches = workload.job, len(workload.encoded)
     settle = settle_of(job.device)
 
-    def timed(what: str, do: Work, total: str | None = None) -> dict[str, list[float]]:
+    def timed(what: str, do: Work, total: str | None = None) -> Timed:
         def bar(rounds: Iterable[int]) -> Iterable[int]:
             shown: Iterable[int] = tqdm(
                 rounds, desc=f"{name} b{job.batch} {what}", unit="batch", mininterval=1.0, file=sys.stderr
@@ -175,14 +177,16 @@ def time_backend(backend: Backend, workload: Workload, name: str, turn: int = 0)
         laps.lap(CHAIN)
 
     if settle is None:
-        samples = timed("tokens to scores", backend.chain, CHAIN)
+        found = [timed("tokens to scores", backend.chain, CHAIN)]
     else:
-        samples = timed("tokens to scores", whole)
+        found = [timed("tokens to scores", whole)]
         if backend.staged:
-            samples |= timed("stage by stage", backend.chain)
-    for what, do in backend.extras().items():
-        samples |= timed(what, do)
-    measured = Measured(samples_ms=samples)
+            found.append(timed("stage by stage", backend.chain))
+    found += [timed(what, do) for what, do in backend.extras().items()]
+    measured = Measured(stolen=found[0].stolen)
+    for one in found:
+        measured.samples_ms |= one.samples_ms
+        measured.quiet_ms |= one.quiet_ms
     if job.utilisation:
         _add_open_loop(measured, whole, workload, name, turn)
     return measured

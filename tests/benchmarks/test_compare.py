@@ -22,6 +22,7 @@ from benchmarks.comparison import (
     SMALLER,
     TIME,
     compare_row_sets,
+    differences,
 )
 from benchmarks.row import CHAIN, EAGER, ENGINE, KERNELS, NAIVE, OPEN, Row
 from benchmarks.row_set import RowSet
@@ -236,3 +237,9 @@ def test_errors_and_usage_have_their_own_exit_codes(tmp_path: Path, caplog: pyte
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "a"), str(tmp_path / "b"), "--tolerance", "-1"])
     assert stopped.value.code == 2
+
+
+def test_a_machine_whose_ceilings_moved_is_told_apart_from_code_that_did() -> None:
+    slower = {"ceilings": {"gemm_fp32_gflops": 80.0, "gemm_bf16_gflops": 204.0, "copy_gb_s": 10.0}}
+    assert differences(row_set().run, row_set(run=slower).run) == ["ceiling gemm_fp32_gflops: 100 -> 80"]
+    assert differences(row_set().run, row_set(run={"ceilings": None}).run) == []

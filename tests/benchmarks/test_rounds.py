@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.cases import _turns
 from benchmarks.rounds import Rounds
 from benchmarks.row import CHAIN, COMPILED, EAGER
 from benchmarks.worker import Measured
@@ -33,6 +34,27 @@ def test_what_could_not_run_is_not_asked_again() -> None:
 def test_slow_starters_need_fewer_rounds_and_never_more_than_the_others() -> None:
     assert [(r.keep, r.most) for r in (Rounds.of_engine(EAGER, 3, 8), Rounds.of_engine(COMPILED, 3, 8))] == [
         (3, 8),
-        (2, 4),
+        (2, 3),
     ]
     assert (Rounds.of_engine(COMPILED, 1, 1).keep, Rounds.of_engine(COMPILED, 1, 1).most) == (1, 1)
+
+
+def test_a_round_s_level_is_that_of_its_quiet_samples_if_there_are_some() -> None:
+    found = Rounds(
+        [
+            Measured(samples_ms={CHAIN: [9.0, 1.0, 1.0, 1.0]}, quiet_ms={CHAIN: [1.0, 1.0, 1.0]}),
+            Measured(samples_ms={CHAIN: [9.0, 1.0, 5.0]}, quiet_ms={CHAIN: [1.0]}),
+            Measured(samples_ms={CHAIN: [7.0]}),
+        ]
+    )
+    assert found.quiet_ms(CHAIN) == [[1.0, 1.0, 1.0], [9.0, 1.0, 5.0], [7.0]]
+
+
+def test_when_time_is_over_an_engine_still_gets_the_rounds_to_keep_and_no_more() -> None:
+    found = {"a": rounds_of(), "b": rounds_of(1.0, 2.0, 3.0)}
+    turns = []
+    for name in _turns(found, until=0.0):
+        turns.append(name)
+        found[name].found.append(Measured(samples_ms={CHAIN: [float(len(turns))]}))
+    assert turns == ["a", "a", "a"]
+    assert found["a"].due == found["b"].due == 1
