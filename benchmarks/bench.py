@@ -5,12 +5,12 @@
     python -m benchmarks.bench --out build/bench --case demo-b1-s256-c128-n10000 --no-scale --rounds 1
 
 It builds the bundles that the cases need (random weights: times do not depend on them), measures GEMM and copy, times
-every case of benchmarks/matrix.py, engines taking turns, then benchmarks.retrieval_scale, and writes a row set
+every case of benchmarks/matrix.py, cases and engines in turn, then benchmarks.retrieval_scale, and writes a row set
 (benchmarks/row_set.py), one HTML page with its plots, and a trace of one request. Every engine must be here that a case
 names: without the kernels of `make cpp` it stops, unless --no-kernels leaves them out.
 
 stdout: one JSON object, {"rows", "page", "trace", "seconds"}. stderr: progress with what is left. The report of
-every case that is done stands in OUT/reports, whatever becomes of the next. Exit codes: 0 ok, 1 our error, 2 usage,
+every case stands in OUT/reports, wrong answers or not. Exit codes: 0 ok, 1 our error, 2 usage,
 3 bundle, 4 answers that are not those of the weights.
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.ceilings import Ceilings, ceilings_apart
 from benchmarks.environment import PACKAGES, place, usable_cores
-from benchmarks.latency import run
+from benchmarks.latency import run_in_turn
 from benchmarks.matrix import MATRIX, SCALE, Case
 from benchmarks.row import Row
 from benchmarks.row_set import RowSet, derived, write_whole
@@ -114,22 +114,19 @@ def bench(settings: BenchSettings, words: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _time_cases(settings: BenchSettings, bundles: dict[str, Path], threads: int, ceilings: Ceilings) -> list[Row]:
-    """Every case, one after another; its report is on disk before the next one begins."""
+    """Every case, a round of each in turn; their reports are on disk before wrong answers end the run."""
+    rounds = (settings.rounds, settings.max_rounds)
+    runs = [
+        (case.settings(bundles[case.bundle], settings.kernels, threads, rounds, ceilings), ["--bundle", case.bundle])
+        for case in settings.chosen
+    ]
     rows: list[Row] = []
-    todo = settings.chosen
-    begin, done = time.monotonic(), 0
-    every = sum(len(case.engines) for case in todo)
-    for number, case in enumerate(todo, 1):
-        left = f", about {(time.monotonic() - begin) / done * (every - done) / 60:.0f} min left of them" if done else ""
-        logger.info("case %d of %d: %s%s", number, len(todo), case.name, left)
-        rounds = (settings.rounds, settings.max_rounds)
-        latency = case.settings(bundles[case.bundle], settings.kernels, threads, rounds, ceilings)
-        report, wrong = run(latency, ["--bundle", case.bundle])
+    found = run_in_turn(runs)
+    for case, (report, _) in zip(settings.chosen, found, strict=True):
         write_whole(settings.out / "reports" / f"{case.name}.json", json.dumps(report))
-        if wrong is not None:
-            raise wrong
         rows += [replace(Row(**row), case=f"{case.preset}-{row['case']}") for row in report["rows"]]
-        done += len(case.engines)
+    if wrong := next((wrong for _, wrong in found if wrong is not None), None):
+        raise wrong
     return rows
 
 

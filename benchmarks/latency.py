@@ -77,7 +77,7 @@ class LatencySettings:
     engines: tuple[str, ...] = ()  # beside eager PyTorch; none: the usual ones of the device
     rounds: int = 1  # processes an engine, in turn with the others, that must agree
     max_rounds: int | None = None  # until the quickest `rounds` agree within 5 %; None: no more than `rounds`
-    max_seconds: float = math.inf  # of a case, after which no round beyond `rounds` begins
+    max_seconds: float = math.inf  # after which no round beyond `rounds` begins
     duration: float = 0.0  # seconds
     utilisation: float = 0.0  # of an open loop after the closed one; 0: none
     ceilings: Ceilings | None = None  # of this machine with as many threads, for the share of the roofline
@@ -167,10 +167,29 @@ def run(settings: LatencySettings, words: Sequence[str] = ()) -> tuple[dict[str,
         DeviceError: The GPU that was asked for is not here.
         OneRankerError: The weights are not there, or a request or a size does not fit the bundle.
     """
-    from benchmarks.cases import time_cases  # torch takes seconds that `--help` does not need
+    return run_in_turn([(settings, words)])[0]
 
-    environment, rows, wrong = time_cases(settings, words)
-    return {"environment": asdict(environment), "rows": [asdict(row) for row in rows]}, wrong
+
+def run_in_turn(
+    runs: Sequence[tuple[LatencySettings, Sequence[str]]],
+) -> list[tuple[dict[str, Any], OneRankerError | None]]:
+    """Several runs at once, settings and words of each: a round of every case of all, then the next round of all.
+
+    What disturbs the machine for minutes then hits a round of every row instead of every round of some rows. The
+    longest `max_seconds` holds for all of them together.
+
+    Returns:
+        As `run`, for each.
+
+    Raises:
+        OneRankerError: As `run`.
+    """
+    from benchmarks.cases import time_runs  # torch takes seconds that `--help` does not need
+
+    return [
+        ({"environment": asdict(environment), "rows": [asdict(row) for row in rows]}, wrong)
+        for environment, rows, wrong in time_runs(runs)
+    ]
 
 
 def _append(path: Path, line: str) -> None:
@@ -203,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine, in turn (default: %(default)s)")
     add("--max-rounds", type=int, help="until the quickest --rounds of them agree within 5 %% (default: --rounds)")
     add("--max-seconds", type=float, default=DEFAULT.max_seconds, metavar="S",
-        help="after so many of a case no engine gets a round beyond --rounds (default: no limit)")  # fmt: skip
+        help="after so many no engine gets a round beyond --rounds (default: no limit)")  # fmt: skip
     add("--duration", type=float, default=DEFAULT.duration, metavar="S", help="seconds to time at least")
     add("--utilisation", type=float, default=DEFAULT.utilisation, metavar="SHARE",
         help="then an open loop: Poisson arrivals at this share of the closed loop's rate")  # fmt: skip

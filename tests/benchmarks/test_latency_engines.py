@@ -23,7 +23,7 @@ def test_named_engines_take_turns_and_those_of_the_bundles_graphs_answer_right(t
     assert samples == {stage: {6} for stage in SHARED} | {OPEN: {2 * LEAST_ARRIVALS}}
     assert all(row["spread"] >= 0 and row["rounds"] == 2 for row in rows.values())
     assert rows[ENGINE, OPEN]["offered_per_s"] > 0
-    turns = [line.split(",")[0] for line in run.stderr.splitlines() if ": round " in line]
+    turns = [line.split(": ")[1].split(",")[0] for line in run.stderr.splitlines() if ", round " in line]
     assert turns == [EAGER, EAGER_BF16, NAIVE, ENGINE, RECOMPUTE] * 2
 
 

@@ -124,7 +124,7 @@ def test_peak_memory_leaves_the_parents_memory_out() -> None:
 
 
 def test_iterations_from_which_time_was_stolen_are_told_apart_and_made_up_for() -> None:
-    """Each takes 2 s of all processors; the hypervisor takes half of every third one, of the others under a hundredth."""
+    """Each takes 2 s; the hypervisor takes half of every third one, and under a hundredth of the others."""
     clock, lost, seen = FakeClock(), [0.0], [0]
 
     def run(_iteration: int, laps: Laps) -> None:

@@ -84,7 +84,7 @@ def test_every_row_and_ratio_and_fact_of_the_run_is_on_the_page(page: Reader) ->
     closed = [row for row in found.rows if row.stage != OPEN]
     assert [(cells[0], cells[1]) for cells in latency] == [(row.stage, row.engine) for row in closed]
     for cells, row in zip(latency, closed, strict=True):
-        assert len(cells) == 16
+        assert len(cells) == 18
         if row.p50_ms is None:
             assert cells[-1] == row.note
             continue

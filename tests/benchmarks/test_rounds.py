@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
-from benchmarks.cases import _turns
 from benchmarks.rounds import Rounds
 from benchmarks.row import CHAIN, COMPILED, EAGER
+from benchmarks.timed_case import TimedCase
 from benchmarks.worker import Measured
 
 
@@ -51,10 +55,7 @@ def test_a_round_s_level_is_that_of_its_quiet_samples_if_there_are_some() -> Non
 
 
 def test_when_time_is_over_an_engine_still_gets_the_rounds_to_keep_and_no_more() -> None:
-    found = {"a": rounds_of(), "b": rounds_of(1.0, 2.0, 3.0)}
-    turns = []
-    for name in _turns(found, until=0.0):
-        turns.append(name)
-        found[name].found.append(Measured(samples_ms={CHAIN: [float(len(turns))]}))
-    assert turns == ["a", "a", "a"]
-    assert found["a"].due == found["b"].due == 1
+    found = {"a": rounds_of(), "b": rounds_of(1.0, 2.0), "c": rounds_of(1.0, 2.0, 3.0), "d": rounds_of(1.0, 1.0, 1.0)}
+    case = TimedCase(cast("Any", None), cast("Any", None), Path(), found)
+    assert case.due(until=-math.inf) == ["a", "b"]
+    assert case.due(until=math.inf) == ["a", "b", "c"]
