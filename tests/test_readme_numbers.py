@@ -57,7 +57,7 @@ def unfounded(block: str) -> list[str]:
     return wrong
 
 
-BLOCKS = [("README.md", name) for name in ("quality", "latency", "kernels", "engines", "cpp")]
+BLOCKS = [("README.md", name) for name in ("quality", "bench", "engines", "cpp")]
 BLOCKS += [("docs/semantic-ids.md", "balanced")]
 
 
