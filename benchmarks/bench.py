@@ -194,7 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernels", type=Path, default=DEFAULT.kernels, metavar="FILE", help="of `make cpp` (default: %(default)s)")
     add("--no-kernels", dest="kernels", action="store_const", const=None, help="leave their rows out")
     add("--threads", type=int, help="of every engine alike (default: one per core)")
-    add("--rounds", type=int, default=DEFAULT.rounds, help="processes an engine and case (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=DEFAULT.rounds,
+        help="processes an engine and case at least (default: %(default)s)",
+    )
     add("--max-rounds", type=int, default=DEFAULT.max_rounds,
         help="until the quickest --rounds of them agree within 5 %% (default: %(default)s)")  # fmt: skip
     add("--no-scale", dest="scale", action="store_false", help="leave retrieval at scale out")

@@ -64,7 +64,9 @@ class Row:
     engine: str  # one of the names above
     batch: int  # B
     samples: int = 0  # timed iterations, after the warm-up, of all rounds
-    quiet_samples: int = 0  # of these: from which the hypervisor had stolen at most 1 % of the processors' time
+    # of these: from which a hypervisor had stolen at most 1 % of the processors' time; of a round with fewer than three
+    # such, all count, as p50_ms then has nothing else to go by: `stolen` says how disturbed it was
+    quiet_samples: int = 0
     rounds: int = 1  # processes they come from, in turn with the other engines
     # of the rounds: those of the lowest medians, whose quiet samples p50_ms, spread and requests_per_s are of
     kept: int = 1
