@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from benchmarks import cases, gpu, runtime_backend, torch_graph, worker
+from benchmarks import cases, gpu, runtime_backend, timed_case, torch_graph, worker
 from benchmarks.backend import NotRunError, Work
 from benchmarks.gpu import Gpu
 from benchmarks.measure import Laps, Unsplit
@@ -243,7 +243,7 @@ def test_a_run_in_which_no_engine_of_the_runtime_ran_is_an_error() -> None:
 def test_the_yardsticks_are_eager_in_both_precisions(tmp_path: Path, own: tuple[str, ...]) -> None:
     for mark, name in enumerate(("pytorch-eager", *own)):
         save_file({"x": np.array([mark])}, tmp_path / f"{name}.safetensors")
-    rounded, reference = (answers["x"][0] for answers in cases._yardsticks(tmp_path))
+    rounded, reference = (answers["x"][0] for answers in timed_case._yardsticks(tmp_path))
     assert (rounded, reference) == (int(ROUNDED in own), int(REFERENCE in own))
 
 
